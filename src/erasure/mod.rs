@@ -1,0 +1,1 @@
+//! Blocks to shards and back.

@@ -1,0 +1,1 @@
+//! Groups: their state, and who is chosen for them. Pure.

@@ -1,0 +1,1 @@
+//! The mount: kernel requests in, volume calls out.

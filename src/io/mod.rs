@@ -1,0 +1,6 @@
+//! Devices: one each, none of which imports another; `daemon` wires them.
+
+pub mod control;
+pub mod fuse;
+pub mod quic;
+pub mod store;

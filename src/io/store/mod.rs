@@ -1,0 +1,1 @@
+//! The disk: a home, its op log, its checkpoint of the tree, its shards.

@@ -1,0 +1,248 @@
+//! Ops: what a change to the namespace is, as it is logged, sent and applied.
+
+use crate::id::{BlockName, GroupId, Ino, PeerKey, PeerTag};
+use crate::policy::{Geometry, Policy};
+use crate::time::{Stamp, WallTime};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Content up to this many bytes travels and lives in the op itself.
+pub const INLINE_BYTES: usize = 4096;
+/// The longest name of a directory entry, in bytes.
+pub const NAME_BYTES: usize = 255;
+/// The longest symlink target, in bytes.
+pub const TARGET_BYTES: usize = 4095;
+/// The longest value of an extended attribute, in bytes.
+pub const XATTR_BYTES: usize = 65536;
+/// The most bytes of one block.
+pub const BLOCK_BYTES: usize = 1 << 20;
+/// The most extents in one `Write`.
+pub const WRITE_EXTENTS: usize = 1024;
+
+/// One change to the namespace.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Op {
+    pub stamp: Stamp,
+    /// Counts the ops of `stamp.peer` from 1, without gaps, in stamp order.
+    pub seq: u64,
+    pub change: Change,
+}
+
+/// Per peer, the last op seen without gaps. Absent means 0.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct VersionVector(pub BTreeMap<PeerTag, u64>);
+
+impl VersionVector {
+    pub fn get(&self, peer: PeerTag) -> u64 {
+        self.0.get(&peer).copied().unwrap_or(0)
+    }
+
+    /// Whether every op that `other` has is here too.
+    pub fn covers(&self, other: &VersionVector) -> bool {
+        other.0.iter().all(|(peer, seq)| self.get(*peer) >= *seq)
+    }
+}
+
+/// A name in a directory: 1 to 255 bytes, no '/', no NUL, not "." or "..".
+pub type Name = Bytes;
+
+/// What an inode is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Kind {
+    File,
+    Directory,
+    Symlink {
+        target: Bytes,
+    },
+    /// Device nodes, FIFOs and sockets: `mode` type bits of `libc::S_IFMT` and the device number.
+    Special {
+        format: u32,
+        device: u32,
+    },
+}
+
+/// A run of a file's bytes and where they come from. Extents of one file never overlap; what no extent
+/// covers reads as zeros.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Extent {
+    /// Bytes in the run, at least 1.
+    pub len: u32,
+    pub source: Source,
+}
+
+/// Where the bytes of an extent are.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Source {
+    /// Here; at most [`INLINE_BYTES`], and exactly `len` of them.
+    Inline(Bytes),
+    /// `len` bytes from `at` in the block.
+    Block { name: BlockName, at: u32 },
+    /// Zeros: punches a hole when written. Never kept in the tree.
+    Hole,
+}
+
+/// A block first named by this op: where its shards are and how long it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NewBlock {
+    pub name: BlockName,
+    pub group: GroupId,
+    /// Bytes of the block, 1 to [`BLOCK_BYTES`].
+    pub len: u32,
+}
+
+/// Attributes to set; absent ones stay. `size` is not here: content changes are [`Change::Write`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SetAttributes {
+    /// Permission bits, 0o7777.
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub atime: Option<WallTime>,
+    pub mtime: Option<WallTime>,
+    pub ctime: Option<WallTime>,
+}
+
+/// A place in the tree.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Place {
+    pub parent: Ino,
+    pub name: Name,
+}
+
+/// What an entry that is to go was when its remover looked: a removal never takes more than its remover saw.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Seen {
+    pub ino: Ino,
+    /// The inode's `content` stamp then: a file changed since, unseen, is kept.
+    pub content: Stamp,
+}
+
+/// The kinds of change. Appending variants keeps old logs readable; fields of a variant are fixed.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Change {
+    /// A new inode under a name.
+    Create {
+        place: Place,
+        ino: Ino,
+        kind: Kind,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+        time: WallTime,
+    },
+    /// Another name for an inode that is no directory.
+    Link {
+        place: Place,
+        ino: Ino,
+        time: WallTime,
+    },
+    /// Takes a name away from an inode that is no directory. An inode with no name left is an orphan until `Reap`.
+    Unlink {
+        place: Place,
+        seen: Seen,
+        time: WallTime,
+    },
+    /// Takes away an empty directory; it becomes an orphan until `Reap`.
+    Rmdir {
+        place: Place,
+        ino: Ino,
+        time: WallTime,
+    },
+    /// Moves `ino` from one place to another, over `replaced` if given.
+    Rename {
+        from: Place,
+        to: Place,
+        ino: Ino,
+        replaced: Option<Seen>,
+        time: WallTime,
+    },
+    /// Swaps what two places name.
+    Exchange {
+        a: Place,
+        a_ino: Ino,
+        b: Place,
+        b_ino: Ino,
+        time: WallTime,
+    },
+    /// Nobody has the orphan open any more: it may be forgotten.
+    Reap {
+        ino: Ino,
+    },
+    SetAttributes {
+        ino: Ino,
+        set: SetAttributes,
+    },
+    /// `value: None` removes.
+    SetXattr {
+        ino: Ino,
+        name: Bytes,
+        value: Option<Bytes>,
+        ctime: WallTime,
+    },
+    /// New content. `base` is the inode's `content` stamp the writer built on; when another write came between,
+    /// unseen, this one goes to a conflict copy. `linked`: the writer saw the file under some name, so that a
+    /// removal it had not seen does not take the content along.
+    Write {
+        ino: Ino,
+        base: Stamp,
+        linked: bool,
+        /// Offset and extent, ascending, not overlapping, at most [`WRITE_EXTENTS`]. Each replaces what was there.
+        extents: Vec<(u64, Extent)>,
+        /// Blocks that this op is the first (of its peer) to name.
+        blocks: Vec<NewBlock>,
+        /// The size afterwards; content past it goes.
+        size: u64,
+        mtime: WallTime,
+        ctime: WallTime,
+        /// The write took setuid and setgid bits away.
+        clear_suid: bool,
+    },
+    /// Shows or hides the policy of an inode; `None` inherits.
+    SetPolicy {
+        ino: Ino,
+        policy: Option<Policy>,
+    },
+    /// A new group, one seat a slot.
+    OpenGroup {
+        group: GroupId,
+        policy: Policy,
+        geometry: Geometry,
+        seats: Vec<PeerTag>,
+    },
+    /// Seats a peer in a slot beside those already there.
+    Seat {
+        group: GroupId,
+        slot: u8,
+        peer: PeerTag,
+    },
+    /// Takes a peer out of a slot.
+    Unseat {
+        group: GroupId,
+        slot: u8,
+        peer: PeerTag,
+    },
+    /// Admits a peer to the roster, or changes what the roster says of it.
+    Admit {
+        peer: PeerRecord,
+    },
+    /// Takes a peer off the roster.
+    Evict {
+        peer: PeerTag,
+    },
+}
+
+/// What the roster says of a peer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PeerRecord {
+    pub key: PeerKey,
+    /// What people call the machine; 1 to 64 characters.
+    pub name: String,
+    /// Where it listens, best first, at most 8.
+    pub addresses: Vec<std::net::SocketAddr>,
+    /// The failure zone its owner declared; empty if none.
+    pub zone: String,
+    /// Tells machines apart when several peers run on one (the kernel's boot-independent machine id, hashed);
+    /// empty if unknown.
+    pub host: String,
+}

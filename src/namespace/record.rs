@@ -1,0 +1,102 @@
+//! Records: what the tree holds, one value for each key. Everything else about the namespace follows from them.
+
+use super::op::{Extent, Kind, Name, PeerRecord, Place};
+use crate::id::{BlockName, GroupId, Ino, PeerTag};
+use crate::policy::{Geometry, Policy};
+use crate::time::{Stamp, WallTime};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// What a record is about. The order groups a file's extents and a directory's entries together.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Key {
+    Inode(Ino),
+    Entry(Ino, Name),
+    Extent(Ino, u64),
+    Xattr(Ino, Bytes),
+    Block(BlockName),
+    Group(GroupId),
+    Peer(PeerTag),
+    /// The highest counter this peer has used in a number (inode or group).
+    Counter(PeerTag),
+}
+
+/// The value under a [`Key`] of the same name.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Record {
+    Inode(Box<Inode>),
+    Entry(Entry),
+    Extent(Extent),
+    Xattr(Bytes),
+    Block(Block),
+    Group(Box<Group>),
+    Peer(Box<PeerRecord>),
+    Counter(u64),
+}
+
+/// A file, directory, symlink or special file.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Inode {
+    pub kind: Kind,
+    /// Permission bits, 0o7777.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Files: bytes. Symlinks: length of the target. Others: 0.
+    pub size: u64,
+    /// Names of a file; 2 + subdirectories for a directory; 0 for an orphan.
+    pub nlink: u32,
+    pub atime: WallTime,
+    pub mtime: WallTime,
+    pub ctime: WallTime,
+    pub btime: WallTime,
+    /// The last op that changed the content (creation counts).
+    pub content: Stamp,
+    /// The last op that changed anything about it.
+    pub version: Stamp,
+    /// What its owner chose; `None` inherits from the directory it was created in (files carry that on creation).
+    pub policy: Option<Policy>,
+    /// A directory's place. A file has its own in the entries; this is then one of them, or the last it had.
+    pub place: Option<Place>,
+    /// Set when the last name went: by which op. Its peer is the one to `Reap` it.
+    pub orphaned: Option<Stamp>,
+    /// `Reap` was applied: gone for every reader; its records go once that is stable.
+    pub reaped: bool,
+    /// Copies made where this file was changed on two sides, by the peer whose version each holds.
+    pub forks: Vec<(PeerTag, Ino)>,
+}
+
+/// A name in a directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    pub ino: Ino,
+    /// The op that put it there.
+    pub stamp: Stamp,
+}
+
+/// A block that some file names, or named.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Block {
+    pub group: GroupId,
+    pub len: u32,
+    /// Extents that name it. At 0 and stable, its shards may be freed.
+    pub uses: u32,
+}
+
+/// The peers that hold the shards of a set of blocks.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Group {
+    pub policy: Policy,
+    pub geometry: Geometry,
+    /// For each shard index its participants; normally one.
+    pub slots: Vec<Vec<Seat>>,
+    /// Blocks that name it and are in use.
+    pub blocks: u32,
+}
+
+/// A participant and since when.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Seat {
+    pub peer: PeerTag,
+    pub stamp: Stamp,
+}

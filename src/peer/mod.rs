@@ -1,0 +1,1 @@
+//! The cores composed: events with the time in, effects out. Pure.

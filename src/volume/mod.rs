@@ -1,0 +1,3 @@
+//! A file's life between the kernel and the shards.
+
+pub mod ports;

@@ -1,0 +1,136 @@
+//! What the data path needs of the world: three small traits. The real peer gives it QUIC, a disk and the
+//! peer core; tests give it an in-memory network.
+
+use crate::id::{BlockName, PeerTag};
+use crate::namespace::{Change, Namespace};
+use crate::policy::Geometry;
+use bytes::Bytes;
+use std::future::Future;
+use std::pin::Pin;
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// One shard of one block, as it is named on disk and on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
+pub struct ShardId {
+    pub block: BlockName,
+    /// Which of the `geometry.shards()` pieces.
+    pub index: u8,
+}
+
+/// A shard's bytes with what is needed to check and decode them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shard {
+    pub id: ShardId,
+    pub geometry: Geometry,
+    /// Bytes of the whole block, 1 to 1 MiB.
+    pub block_bytes: u32,
+    /// CRC32C of `bytes`.
+    pub crc: u32,
+    /// `geometry.shard_bytes(block_bytes)` bytes.
+    pub bytes: Bytes,
+}
+
+/// Why a shard could not be stored or fetched, by what the caller can do.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ShardError {
+    /// The holder answers, but has no such shard: try another participant.
+    #[error("shard {index} of block {block} is not there")]
+    Missing { block: BlockName, index: u8 },
+    /// The bytes fail their checksum: try another, report for repair.
+    #[error("shard {index} of block {block} is damaged: {what}")]
+    Damaged { block: BlockName, index: u8, what: String },
+    /// The store's disk has no room above its reserve: seat another peer.
+    #[error("the store of peer {peer} is full")]
+    Full { peer: PeerTag },
+    /// Not reached, or no answer within the deadline: try another participant.
+    #[error("peer {peer} did not answer: {why}")]
+    Unreachable { peer: PeerTag, why: String },
+    /// The disk failed.
+    #[error("the store failed: {0}")]
+    Disk(String),
+}
+
+/// This peer's own store of shards.
+pub trait ShardStore: Send + Sync + 'static {
+    /// Stores a shard (again is fine). Not yet durable: see `sync`.
+    fn put(&self, shard: Shard) -> BoxFuture<'_, Result<(), ShardError>>;
+    /// The shard, its checksum verified.
+    fn get(&self, id: ShardId) -> BoxFuture<'_, Result<Shard, ShardError>>;
+    /// Everything put so far is on stable storage.
+    fn sync(&self) -> BoxFuture<'_, Result<(), ShardError>>;
+    /// Bytes of disk the content takes, bytes the file system could still take above the reserve, its size.
+    fn usage(&self) -> StoreUsage;
+}
+
+/// What a store takes and could take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct StoreUsage {
+    /// Bytes on disk for content.
+    pub stored: u64,
+    /// Bytes that can still be stored above the reserve.
+    pub free: u64,
+    /// Bytes of the file system it lies on.
+    pub capacity: u64,
+}
+
+/// Shards to and from other peers. Every call has a deadline of its own and ends with an error at once when
+/// the peer is known dead.
+pub trait ShardNetwork: Send + Sync + 'static {
+    fn put(&self, peer: PeerTag, shard: Shard) -> BoxFuture<'_, Result<(), ShardError>>;
+    fn get(&self, peer: PeerTag, id: ShardId) -> BoxFuture<'_, Result<Shard, ShardError>>;
+    /// Makes durable what this peer has put there.
+    fn sync(&self, peer: PeerTag) -> BoxFuture<'_, Result<(), ShardError>>;
+    /// A running estimate of the peer's response time in microseconds; lower is asked first.
+    fn latency_us(&self, peer: PeerTag) -> u64;
+}
+
+/// The peers a writer may seat, as the peer core sees them now.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Candidate {
+    pub peer: PeerTag,
+    pub alive: bool,
+    /// Declared zone; empty if none.
+    pub zone: String,
+    /// Its first address's IP, for the subnet.
+    pub address: Option<std::net::IpAddr>,
+    /// Machine identity; empty if unknown.
+    pub host: String,
+    /// Bytes it can still take, as it last reported.
+    pub free: u64,
+}
+
+/// The control plane as the data path sees it.
+pub trait Control: Send + Sync + 'static {
+    fn me(&self) -> PeerTag;
+    /// The namespace, for reading; hold it briefly, never across an await.
+    fn namespace(&self) -> parking_lot::RwLockReadGuard<'_, Namespace>;
+    /// Under one lock: `plan` looks at the namespace and says what to change; the ops are stamped, applied here
+    /// and on their way to the other peers when this returns. The result is the seq of the last op (0 if none).
+    /// An error of `plan` is handed back and nothing is changed.
+    fn change(&self, plan: &mut dyn FnMut(&Namespace) -> Result<Vec<Change>, Errno>) -> Result<u64, Errno>;
+    /// Waits until every connected peer has my ops up to `seq` (`durable`: on stable storage, here too). A peer
+    /// that dies meanwhile is no longer waited for.
+    fn settle(&self, seq: u64, durable: bool) -> BoxFuture<'_, Result<(), Errno>>;
+    /// A number nobody has used, for an inode or a group.
+    fn new_number(&self) -> u64;
+    /// Every peer on the roster, this one included.
+    fn candidates(&self) -> Vec<Candidate>;
+    fn is_alive(&self, peer: PeerTag) -> bool;
+    /// Random bits for placement; from a seed in tests.
+    fn random(&self) -> u64;
+    /// The wall clock.
+    fn now(&self) -> crate::time::WallTime;
+}
+
+/// An error as a system call's caller sees it: a `libc` errno.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Errno(pub i32);
+
+impl std::fmt::Display for Errno {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::io::Error::from_raw_os_error(self.0).fmt(f)
+    }
+}
+
+impl std::error::Error for Errno {}

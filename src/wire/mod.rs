@@ -1,0 +1,1 @@
+//! What peers say to one another, byte for byte, and its bounds.
