@@ -7,12 +7,12 @@
 mod error;
 mod home;
 mod log;
-//mod shards;
+mod shards;
 mod sys;
 mod tree;
 
 pub use error::StoreError;
 pub use home::{FORMAT, Home, HomePaths};
 pub use log::{LogPosition, OpLog, RECORD_BYTES, Recovery};
-//pub use shards::{CODE, Shards, ShardsOptions, default_reserve};
+pub use shards::{CODE, Shards, ShardsOptions, default_reserve};
 pub use tree::{Tree, TreeFile};

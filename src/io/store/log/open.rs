@@ -96,7 +96,7 @@ fn read(
     let mut found = Segment { number, bytes: segment::HEADER as u64, last: BTreeMap::new() };
     while (found.bytes as usize) < bytes.len() {
         let at = found.bytes as usize;
-        let Some(record) = segment::record(&bytes, at) else {
+        let Some(payload) = segment::record(&bytes, at) else {
             if !last || segment::was_durable(&bytes, at) {
                 return Err(StoreError::damaged(&path, Some(found.bytes), "a record fails its checksum"));
             }
@@ -104,12 +104,12 @@ fn read(
             cut(&path, found.bytes, recovery.torn)?;
             break;
         };
-        let ops: Vec<Op> = postcard::from_bytes(record.payload).map_err(|error| {
+        let ops: Vec<Op> = postcard::from_bytes(payload).map_err(|error| {
             let what = format!("a record with a good checksum holds no ops this shoal knows ({error})");
             StoreError::damaged(&path, Some(found.bytes), what)
         })?;
         found.note(&ops);
-        found.bytes += (segment::RECORD_HEADER + record.payload.len()) as u64;
+        found.bytes += (segment::RECORD_HEADER + payload.len()) as u64;
         recovery.ops += ops.len() as u64;
         replay(ops);
     }

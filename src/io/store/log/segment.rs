@@ -79,14 +79,8 @@ pub(super) fn put_record(out: &mut Vec<u8>, payload: &[u8], durable: u32) {
     out.extend_from_slice(payload);
 }
 
-/// A record found in a segment.
-pub(super) struct Found<'a> {
-    pub payload: &'a [u8],
-    pub durable: u32,
-}
-
-/// The record at `at`, if there is a whole and intact one.
-pub(super) fn record(segment: &[u8], at: usize) -> Option<Found<'_>> {
+/// The ops of the record at `at`, if there is a whole and intact one.
+pub(super) fn record(segment: &[u8], at: usize) -> Option<&[u8]> {
     let header = segment.get(at..at.checked_add(RECORD_HEADER)?)?;
     let len = word(header, 4) as usize;
     if !header.starts_with(RECORD_MAGIC) || len == 0 || len > RECORD_BYTES {
@@ -94,7 +88,7 @@ pub(super) fn record(segment: &[u8], at: usize) -> Option<Found<'_>> {
     }
     let payload = segment.get(at + RECORD_HEADER..at + RECORD_HEADER + len)?;
     let crc = crc32c::crc32c_append(crc32c::crc32c(&header[..12]), payload);
-    (crc == word(header, 12)).then_some(Found { payload, durable: word(header, 8) })
+    (crc == word(header, 12)).then_some(payload)
 }
 
 /// Whether the bad record at `at` had once been on stable storage: some intact record behind it says so. Such a
