@@ -83,12 +83,7 @@ impl Codec {
     /// The block from any `geometry.data` of its shards, given with their indices; more are welcome. The block
     /// is built in one buffer: each data shard that is here is copied into it once, the others are computed in
     /// place. A copy of the whole block as a shard is handed back as it is.
-    pub fn decode(
-        &self,
-        geometry: Geometry,
-        block_bytes: u32,
-        shards: Vec<(u8, Bytes)>,
-    ) -> Result<Bytes, CodecError> {
+    pub fn decode(&self, geometry: Geometry, block_bytes: u32, shards: Vec<(u8, Bytes)>) -> Result<Bytes, CodecError> {
         let len = block_bytes as usize;
         let k = check(geometry, len)?;
         let mut held = seat(geometry, len, shards)?;
