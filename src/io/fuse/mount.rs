@@ -79,7 +79,7 @@ pub(super) fn is_root() -> bool {
 }
 
 /// Checks the mountpoint and mounts there.
-pub(super) fn mount(mountpoint: &Path, options: &MountOptions) -> Result<Connection, MountError> {
+pub(super) fn mount(mountpoint: &Path) -> Result<Connection, MountError> {
     let mountpoint = check(mountpoint)?;
     let fd = match open_device() {
         Ok(fd) => fd,
@@ -95,12 +95,16 @@ pub(super) fn mount(mountpoint: &Path, options: &MountOptions) -> Result<Connect
         mount_by_program(&mountpoint)?
     };
     let device = device_at(&mountpoint);
-    if let Some(Device(device)) = &device {
-        // The kernel's 128 KiB makes eight requests of one block. A failure costs speed only.
-        let setting = format!("/sys/class/bdi/{device}/read_ahead_kb");
-        let _ = std::fs::write(setting, (options.read_ahead / 1024).to_string());
-    }
     Ok(Connection { fd, mountpoint, device })
+}
+
+/// Sets how far the kernel reads ahead; after the handshake, which limits it. Its 128 KiB would make eight requests
+/// of one block. A failure costs speed only.
+pub(super) fn set_read_ahead(device: &Device, bytes: u32) {
+    let setting = format!("/sys/class/bdi/{}/read_ahead_kb", device.0);
+    if let Err(error) = std::fs::write(&setting, (bytes / 1024).to_string()) {
+        tracing::debug!(%error, setting, "the kernel's read-ahead stays small");
+    }
 }
 
 /// Lets go of the mount if it is still the one that was made.
