@@ -1,6 +1,11 @@
 //! A file's life between the kernel and the shards.
 
+pub mod attributes;
+pub mod directory;
+pub mod locks;
+pub mod names;
 pub mod ports;
+pub mod xattrs;
 
 use crate::id::Ino;
 use crate::time::WallTime;
