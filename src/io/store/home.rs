@@ -276,3 +276,7 @@ fn read_small(path: &Path) -> Result<Zeroizing<Vec<u8>>, StoreError> {
     }
     Ok(content)
 }
+
+#[cfg(test)]
+#[path = "home_tests.rs"]
+mod tests;

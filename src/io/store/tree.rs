@@ -147,3 +147,77 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Resu
         Err(StoreError::damaged(path, None, said.unwrap_or("redb gave up on it").replace('\n', " ")))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{Ino, PeerTag};
+    use crate::namespace::Entry;
+    use crate::time::Stamp;
+
+    fn entry(number: u64) -> (Key, Record) {
+        let key = Key::Entry(Ino(number % 7), format!("name {number}").into_bytes().into());
+        (key, Record::Entry(Entry { ino: Ino(number), stamp: Stamp::default() }))
+    }
+
+    fn sorted(tree: Tree) -> Vec<(Key, Record)> {
+        let mut records = tree.records;
+        records.sort_by(|a, b| a.0.cmp(&b.0));
+        records
+    }
+
+    #[test]
+    fn a_tree_is_loaded_as_it_was_saved_last() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("tree.redb");
+        let file = TreeFile::open(&path).unwrap();
+        assert_eq!(file.load().unwrap(), None);
+        file.save((0..500).map(entry).map(|(key, record)| (key, Some(record))), b"first").unwrap();
+        let counter = (Key::Counter(PeerTag(3)), Record::Counter(9));
+        let changes = [(counter.0.clone(), Some(counter.1.clone())), (entry(4).0, None), (entry(1000).0, None)];
+        file.save(changes, b"second").unwrap();
+        drop(file);
+        let tree = TreeFile::open(&path).unwrap().load().unwrap().unwrap();
+        assert_eq!(tree.meta, b"second");
+        let mut expected: Vec<_> = (0..500).filter(|n| *n != 4).map(entry).chain([counter]).collect();
+        expected.sort_by(|a, b| a.0.cmp(&b.0));
+        assert_eq!(sorted(tree), expected);
+    }
+
+    #[test]
+    fn a_file_that_rotted_is_an_error_or_gives_a_tree_that_was_saved() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("tree.redb");
+        let file = TreeFile::open(&path).unwrap();
+        file.save((0..50).map(entry).map(|(key, record)| (key, Some(record))), b"first").unwrap();
+        let first = sorted(file.load().unwrap().unwrap());
+        file.save((50..300).map(entry).map(|(key, record)| (key, Some(record))), b"second").unwrap();
+        let second = sorted(file.load().unwrap().unwrap());
+        drop(file);
+        let bytes = std::fs::read(&path).unwrap();
+        let mut refused = 0;
+        // The file's own header densely, everything else in strides.
+        let places = (0..512).step_by(3).chain((512..bytes.len()).step_by(bytes.len() / 150));
+        for at in places {
+            let mut bad = bytes.clone();
+            bad[at] ^= 0x04;
+            std::fs::write(&path, &bad).unwrap();
+            match TreeFile::open(&path).and_then(|file| file.load()) {
+                Ok(tree) => {
+                    let records = tree.map(sorted).unwrap_or_default();
+                    assert!(records == second || records == first || records.is_empty(), "byte {at} passed unseen");
+                }
+                Err(error) => {
+                    refused += 1;
+                    let error = error.to_string();
+                    assert!(error.contains("tree.redb") && !error.contains('\n'), "{error}");
+                }
+            }
+        }
+        assert!(refused > 0);
+        std::fs::write(&path, b"this is no tree").unwrap();
+        assert!(matches!(TreeFile::open(&path).err(), Some(StoreError::Damaged { .. })));
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        assert!(TreeFile::open(&path).and_then(|file| file.load()).is_err());
+    }
+}
