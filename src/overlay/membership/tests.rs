@@ -201,6 +201,16 @@ fn a_peer_whose_clock_was_set_back_comes_back() {
 }
 
 #[test]
+fn a_peer_whose_clock_was_set_back_while_nobody_missed_it_comes_back() {
+    let mut share = Share::of(6, 2);
+    share.kill(1);
+    share.run(SECOND / 10);
+    share.start(1, 0);
+    share.run(5 * SECOND);
+    assert_eq!(share.views(), share.whole());
+}
+
+#[test]
 fn both_sides_of_a_partition_know_it_and_meet_again() {
     for (size, first) in [(2, 2), (6, 2), (6, 4), (30, 16)] {
         let mut share = Share::of(size, 3);
