@@ -73,7 +73,7 @@ impl Codec {
             }
         }
         if geometry.parity > 0 {
-            let mut parity = vec![vec![0; shard_len]; usize::from(geometry.parity)];
+            let mut parity: Vec<_> = (0..geometry.parity).map(|_| vec![0; shard_len]).collect();
             self.code(geometry).encode_sep(&shards, &mut parity).expect("the shards were just cut to fit");
             shards.extend(parity.into_iter().map(Bytes::from));
         }

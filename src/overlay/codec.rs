@@ -42,9 +42,10 @@ impl Member {
 impl foca::Identity for Member {
     type Addr = PeerTag;
 
-    /// Steps double, up to 2^32 ms: thirty refusals make up for a clock that was set back by decades.
+    /// Steps double, up to 2^42 ms: some forty refusals, a message each, make up for a clock that was set back
+    /// by decades.
     fn renew(&self) -> Option<Member> {
-        let generation = self.generation.saturating_add(1 << self.renewals.min(32));
+        let generation = self.generation.saturating_add(1 << self.renewals.min(42));
         let renewals = self.renewals.saturating_add(1);
         (generation <= MAX_GENERATION).then_some(Member { tag: self.tag, generation, renewals })
     }

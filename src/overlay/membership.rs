@@ -183,9 +183,12 @@ impl Membership {
                     effects.push(MembershipEffect::Refused { from, why });
                 }
             }
-            // Its errors say that timers came late or out of order; it starts another probe and goes on.
             MembershipEvent::Timer(MembershipTimer(Timer::Foca(timer))) => {
-                let _ = self.foca.handle_timer(timer, &mut self.outbox);
+                // foca 2.0 tells a suspect that it is dead when its time is up, even if it has objected.
+                if !self.has_objected(&timer) {
+                    // The errors say that timers came late or out of order; it starts another probe and goes on.
+                    let _ = self.foca.handle_timer(timer, &mut self.outbox);
+                }
             }
             MembershipEvent::Timer(MembershipTimer(Timer::Call)) => {
                 self.call_some();
@@ -223,6 +226,13 @@ impl Membership {
         }
         self.drain(&mut effects);
         effects
+    }
+
+    /// Whether this timer would declare a suspect dead that is no longer one.
+    fn has_objected(&self, timer: &foca::Timer<Member>) -> bool {
+        let foca::Timer::ChangeSuspectToDown { member_id, incarnation, .. } = timer else { return false };
+        let suspect = foca::Member::new(*member_id, *incarnation, foca::State::Suspect);
+        !self.foca.iter_members().any(|member| *member == suspect)
     }
 
     /// Passes on what may be listened to: the sender is who it says, and it and everybody it talks of is on the

@@ -106,6 +106,18 @@ fn the_code_stays_what_its_id_says() {
 }
 
 #[test]
+fn one_codec_serves_all_tasks() {
+    let (codec, block) = (Codec::new(), block(1000, 9));
+    let shards = codec.encode(geometry(3, 2), &block).unwrap();
+    std::thread::scope(|scope| {
+        for kept in survivors(geometry(3, 2)) {
+            let (codec, block, shards) = (&codec, &block, pick(&shards, &kept));
+            scope.spawn(move || assert_eq!(&codec.decode(geometry(3, 2), 1000, shards).unwrap(), block));
+        }
+    });
+}
+
+#[test]
 fn what_does_not_fit_is_refused_with_the_reason() {
     let codec = Codec::new();
     let block = block(10, 1);
