@@ -1,7 +1,7 @@
 //! Setting attributes, and the figures that `df` shows.
 
 use super::names::inode;
-use super::ports::{Candidate, Control, Errno};
+use super::ports::{Candidate, Errno};
 use super::{Attributes, Volume};
 use crate::id::Ino;
 use crate::namespace::{Change, Inode, Kind, SetAttributes};

@@ -1,6 +1,6 @@
 //! Reading directories.
 
-use super::ports::{Control, Errno};
+use super::ports::Errno;
 use super::{Attributes, Volume};
 use crate::id::Ino;
 use crate::namespace::{Kind, Name, Namespace};

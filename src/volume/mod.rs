@@ -4,6 +4,8 @@ pub mod attributes;
 pub mod directory;
 pub mod locks;
 pub mod names;
+#[cfg(test)]
+pub(crate) mod one_machine;
 pub mod ports;
 pub mod xattrs;
 

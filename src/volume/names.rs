@@ -3,7 +3,7 @@
 //! Each change is checked in the plan of `Control::change`, that is under the lock under which it is applied, so
 //! that what was checked is still so. All but `create` return when every connected peer knows.
 
-use super::ports::{Control, Errno};
+use super::ports::Errno;
 use super::{Attributes, HandleId, OpenFlags, Volume};
 use crate::id::Ino;
 use crate::namespace::{Change, Entry, Inode, Kind, NAME_BYTES, Name, Namespace, Place, Seen, TARGET_BYTES};
@@ -55,7 +55,7 @@ fn checked_name(name: &[u8]) -> Result<Name, Errno> {
     }
 }
 
-fn entry(names: &Namespace, parent: Ino, name: &[u8]) -> Result<(Entry, &Inode), Errno> {
+fn entry<'a>(names: &'a Namespace, parent: Ino, name: &[u8]) -> Result<(Entry, &'a Inode), Errno> {
     let entry = names.entry(parent, name).ok_or(Errno(libc::ENOENT))?;
     Ok((entry, inode(names, entry.ino)?))
 }
@@ -333,3 +333,6 @@ fn planned_exchange(names: &Namespace, a: &Place, b: &Place) -> Result<Option<(I
     }
     Ok((a_entry.ino != b_entry.ino).then_some((a_entry.ino, b_entry.ino)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use super::Volume;
 use super::names::inode;
-use super::ports::{Control, Errno};
+use super::ports::Errno;
 use crate::id::Ino;
 use crate::namespace::{Change, Inode, Kind, NAME_BYTES, Namespace, XATTR_BYTES};
 use crate::policy::Policy;
