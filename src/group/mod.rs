@@ -1,1 +1,9 @@
-//! Groups: their state, and who is chosen for them. Pure.
+//! Groups: what state one is in, what losses it survives, and who is chosen for it. Pure.
+
+mod choose;
+mod state;
+mod survival;
+
+pub use choose::choose;
+pub use state::{State, state};
+pub use survival::{Survival, losses_survived};

@@ -1,0 +1,315 @@
+//! The shell around the peer core: takes events in, carries effects out, answers the data path.
+//!
+//! One lock (`core`) orders everything: an event is handled and its effects carried out under it, so that ops
+//! are logged and sent in the order they were stamped. Carrying out is quick: an append to the log file, a push
+//! on a bounded queue. The namespace has a lock of its own, for readers; whoever writes it holds `core` first.
+
+use crate::id::{PeerTag, ShareId};
+use crate::io::quic::Network;
+use crate::io::store::OpLog;
+use crate::namespace::{Change, Key, Namespace, VersionVector};
+use crate::peer::{Effect, Event, Peer, Timer};
+use crate::time::WallTime;
+use crate::volume::ports::{BoxFuture, Candidate, Control, Errno, ShardStore};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The longest a change waits for the other peers. Dead ones are found out within seconds and no longer waited
+/// for, so running into this means a live peer that does not answer.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A running peer.
+pub struct Host {
+    this: Weak<Host>,
+    me: PeerTag,
+    share: ShareId,
+    core: Mutex<Peer>,
+    namespace: RwLock<Namespace>,
+    log: Arc<OpLog>,
+    store: Arc<dyn ShardStore>,
+    network: OnceLock<Arc<Network>>,
+    runtime: tokio::runtime::Handle,
+    settled: tokio::sync::Notify,
+    next_number: AtomicU64,
+    timers: Mutex<Timers>,
+    timer_set: tokio::sync::Notify,
+    /// Told which records other machines changed.
+    on_remote_change: OnceLock<Box<dyn Fn(BTreeSet<Key>) + Send + Sync>>,
+    stopping: AtomicBool,
+}
+
+impl Host {
+    /// A host whose network is still to be [`Host::connect`]ed.
+    pub fn new(
+        share: ShareId,
+        core: Peer,
+        namespace: Namespace,
+        log: Arc<OpLog>,
+        store: Arc<dyn ShardStore>,
+    ) -> Arc<Host> {
+        let me = core.me();
+        let next_number = AtomicU64::new(namespace.counter(me) + 1);
+        Arc::new_cyclic(|this| Host {
+            this: this.clone(),
+            me,
+            share,
+            core: Mutex::new(core),
+            namespace: RwLock::new(namespace),
+            log,
+            store,
+            network: OnceLock::new(),
+            runtime: tokio::runtime::Handle::current(),
+            settled: tokio::sync::Notify::new(),
+            next_number,
+            timers: Mutex::default(),
+            timer_set: tokio::sync::Notify::new(),
+            on_remote_change: OnceLock::new(),
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    /// Gives it its network and carries out the first effects.
+    pub fn connect(&self, network: Arc<Network>, effects: Vec<Effect>) {
+        let _ = self.network.set(network);
+        let mut core = self.core.lock();
+        self.carry_out(&mut core, effects);
+        drop(core);
+        self.tell_roster();
+        self.runtime.spawn(run_timers(self.this.clone()));
+    }
+
+    /// Who is told what other machines change; once.
+    pub fn on_remote_change(&self, listener: Box<dyn Fn(BTreeSet<Key>) + Send + Sync>) {
+        let _ = self.on_remote_change.set(listener);
+    }
+
+    pub fn share(&self) -> ShareId {
+        self.share
+    }
+
+    pub fn network(&self) -> Option<&Arc<Network>> {
+        self.network.get()
+    }
+
+    pub fn log(&self) -> &Arc<OpLog> {
+        &self.log
+    }
+
+    pub fn store(&self) -> &Arc<dyn ShardStore> {
+        &self.store
+    }
+
+    /// Reads the core; not for long.
+    pub fn with_core<R>(&self, read: impl FnOnce(&Peer) -> R) -> R {
+        read(&self.core.lock())
+    }
+
+    /// The namespace, to be changed by what is no op (a checkpoint's marks).
+    pub fn with_namespace_mut<R>(&self, change: impl FnOnce(&mut Namespace) -> R) -> R {
+        let _core = self.core.lock();
+        change(&mut self.namespace.write())
+    }
+
+    /// Handles an event and carries out what follows.
+    pub fn handle(&self, event: Event) {
+        let mut core = self.core.lock();
+        let effects = core.handle(&mut self.namespace.write(), event, self.now());
+        self.carry_out(&mut core, effects);
+    }
+
+    /// From now on timers run out unheard.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    fn carry_out(&self, _core: &mut Peer, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Persist(ops) => {
+                    if let Err(error) = self.log.append(&ops) {
+                        // Going on would acknowledge what a restart forgets.
+                        tracing::error!("the op log cannot be written: {error}; this peer stops");
+                        std::process::abort();
+                    }
+                }
+                Effect::SyncLog => self.sync_log(),
+                Effect::SendControl { to, message } => {
+                    if let Some(network) = self.network.get() {
+                        network.send_control(to, message);
+                    }
+                }
+                Effect::SendDatagram { to, bytes } => {
+                    if let Some(network) = self.network.get() {
+                        network.send_datagram(to, bytes);
+                    }
+                }
+                Effect::SetTimer { after, timer } => self.set_timer(after, timer),
+                Effect::Invalidate(keys) => {
+                    if let Some(listener) = self.on_remote_change.get() {
+                        listener(keys);
+                    }
+                }
+                Effect::RosterChanged => self.tell_roster(),
+                Effect::Alive { peer, alive } => {
+                    tracing::info!(%peer, "is {}", if alive { "alive" } else { "dead" });
+                    if let Some(network) = self.network.get() {
+                        network.set_alive(peer, alive);
+                    }
+                }
+                Effect::Settled => self.settled.notify_waiters(),
+                Effect::Refused { peer, why } => tracing::debug!(%peer, "a datagram was refused: {why}"),
+                Effect::Misbehaved { peer, how } => {
+                    tracing::warn!(%peer, "cut off: {how}");
+                    if let Some(network) = self.network.get() {
+                        network.disconnect(peer, &how);
+                    }
+                }
+            }
+        }
+    }
+
+    fn set_timer(&self, after: Duration, timer: Timer) {
+        let mut timers = self.timers.lock();
+        timers.set += 1;
+        let key = (tokio::time::Instant::now() + after, timers.set);
+        timers.due.insert(key, timer);
+        self.timer_set.notify_one();
+    }
+
+    fn sync_log(&self) {
+        let this = self.this.clone();
+        let log = self.log.clone();
+        // Every op of this vector was appended before, since `core` is held.
+        let vector: VersionVector = self.namespace.read().vector().clone();
+        let position = log.position();
+        self.runtime.spawn(async move {
+            match log.sync(position).await {
+                Ok(()) => {
+                    if let Some(host) = this.upgrade() {
+                        host.handle(Event::LogDurable(vector));
+                    }
+                }
+                Err(error) => tracing::error!("the op log cannot be brought to stable storage: {error}"),
+            }
+        });
+    }
+
+    fn tell_roster(&self) {
+        if let Some(network) = self.network.get() {
+            let namespace = self.namespace.read();
+            let roster = namespace.peers().filter(|(tag, _)| *tag != self.me);
+            network.set_roster(roster.map(|(tag, record)| (tag, record.key, record.addresses.clone())).collect());
+        }
+    }
+}
+
+/// The timers that run, by when they run out and in which order they were set.
+#[derive(Default)]
+struct Timers {
+    due: BTreeMap<(tokio::time::Instant, u64), Timer>,
+    set: u64,
+}
+
+/// Hands timers back in the order in which they run out, until the host stops.
+async fn run_timers(host: Weak<Host>) {
+    loop {
+        let Some(this) = host.upgrade() else { return };
+        if this.stopping.load(Ordering::Relaxed) {
+            return;
+        }
+        let next = this.timers.lock().due.first_key_value().map(|(key, _)| *key);
+        let now = tokio::time::Instant::now();
+        match next {
+            Some(key) if key.0 <= now => {
+                let timer = this.timers.lock().due.remove(&key);
+                if let Some(timer) = timer {
+                    this.handle(Event::Timer(timer));
+                }
+            }
+            // A bounded wait, so that a host that nobody holds any more is let go.
+            _ => {
+                let until = next.map_or(now + Duration::from_secs(1), |key| key.0);
+                let _ = tokio::time::timeout_at(until, this.timer_set.notified()).await;
+            }
+        }
+    }
+}
+
+impl Control for Host {
+    fn me(&self) -> PeerTag {
+        self.me
+    }
+
+    fn namespace(&self) -> RwLockReadGuard<'_, Namespace> {
+        self.namespace.read()
+    }
+
+    fn change(&self, plan: &mut dyn FnMut(&Namespace) -> Result<Vec<Change>, Errno>) -> Result<u64, Errno> {
+        let mut core = self.core.lock();
+        let changes = plan(&self.namespace.read())?;
+        if changes.is_empty() {
+            return Ok(0);
+        }
+        let (seq, effects) = core.change(&mut self.namespace.write(), changes, self.now());
+        self.carry_out(&mut core, effects);
+        Ok(seq)
+    }
+
+    fn settle(&self, seq: u64, durable: bool) -> BoxFuture<'_, Result<(), Errno>> {
+        Box::pin(async move {
+            let deadline = tokio::time::Instant::now() + SETTLE_DEADLINE;
+            if durable {
+                let mut core = self.core.lock();
+                let effects = core.request_durable(seq);
+                self.carry_out(&mut core, effects);
+            }
+            loop {
+                let news = self.settled.notified();
+                tokio::pin!(news);
+                news.as_mut().enable();
+                if self.core.lock().is_settled(seq, durable) {
+                    return Ok(());
+                }
+                if tokio::time::timeout_at(deadline, news).await.is_err() {
+                    let peers = self.core.lock().unsettled(seq);
+                    tracing::error!("change {seq} was not acknowledged within {SETTLE_DEADLINE:?} by {peers:?}");
+                    return Err(Errno(libc::EIO));
+                }
+            }
+        })
+    }
+
+    fn new_number(&self) -> u64 {
+        self.next_number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn candidates(&self) -> Vec<Candidate> {
+        let core = self.core.lock();
+        let namespace = self.namespace.read();
+        let candidate = |(peer, record): (PeerTag, &crate::namespace::PeerRecord)| Candidate {
+            peer,
+            alive: core.is_alive(peer),
+            zone: record.zone.clone(),
+            address: record.addresses.first().map(|address| address.ip()),
+            host: record.host.clone(),
+            free: core.usage(peer).map_or(u64::MAX, |usage| usage.free),
+        };
+        namespace.peers().map(candidate).collect()
+    }
+
+    fn is_alive(&self, peer: PeerTag) -> bool {
+        self.core.lock().is_alive(peer)
+    }
+
+    fn random(&self) -> u64 {
+        rand::random()
+    }
+
+    fn now(&self) -> WallTime {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        WallTime(since.as_nanos() as i64)
+    }
+}
