@@ -87,7 +87,7 @@ async fn run_in(home: Home, config: Config, mountpoint: Option<PathBuf>, ready: 
     let invitations = Arc::new(Invitations::open(home.paths().root(), share)?);
     let handler =
         Arc::new(PeerHandler { host: host.clone(), invitations: invitations.clone(), volume: OnceLock::new() });
-    let network = Network::start(setup::quic_settings(&config), &identity, handler.clone())?;
+    let network = Network::start(setup::quic_settings(&config), identity, host.roster(), handler.clone())?;
     host.connect(network.clone(), effects);
     host.handle(Event::Usage(store.usage()));
     let record = setup::record(&config, own.key);
@@ -121,7 +121,7 @@ async fn run_in(home: Home, config: Config, mountpoint: Option<PathBuf>, ready: 
     let outcome = daemon.until_stopped().await;
     server.close().await;
     host.stop();
-    network.close().await;
+    network.shutdown().await;
     outcome
 }
 
@@ -150,11 +150,11 @@ impl Daemon {
     }
 
     fn mount(&self, mountpoint: &Path) -> Result<(), MountError> {
-        let mounted = fuse::mount(
+        let mounted = Mounted::mount(
             self.volume.clone(),
             mountpoint,
             tokio::runtime::Handle::current(),
-            self.mount_options.clone(),
+            &self.mount_options,
         )?;
         let mounted = Arc::new(mounted);
         let path = mounted.mountpoint().to_owned();
@@ -284,8 +284,8 @@ fn own_stats(host: &Host) -> PeerStats {
     let traffic = host.network().map(|network| network.traffic()).unwrap_or_default();
     PeerStats {
         usage: host.store().usage(),
-        sent_bytes: traffic.sent_bytes,
-        received_bytes: traffic.received_bytes,
+        sent_bytes: traffic.sent,
+        received_bytes: traffic.received,
         cpu_us: machine::cpu_us(),
         resident_bytes: machine::resident_bytes(),
     }
