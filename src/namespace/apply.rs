@@ -1,0 +1,176 @@
+//! Apply: what an op does to the tree. Total (any op, on any tree) and deterministic (nothing but the tree, the
+//! op and the before-images of earlier ops decides). What cannot be done as wished is done by a fixed rule that
+//! loses nothing, or left out.
+
+use super::log::{Log, Undo};
+use super::op::{Change, Op, PeerRecord, Place, SetAttributes};
+use super::record::{Entry, Group, Inode, Key, Record, Seat};
+use super::tree::Tree;
+use crate::id::{COUNTER_BITS, GroupId, Ino, PeerTag};
+use crate::policy::{Geometry, Policy};
+use crate::time::{Stamp, WallTime};
+use bytes::Bytes;
+
+/// Counters from here on are not drawn but derived, for conflict copies.
+pub(super) const DERIVED: u64 = 1 << (COUNTER_BITS - 1);
+
+/// The most participants of one slot: one, and those that came back from the dead.
+const SEATS_OF_SLOT: usize = 8;
+
+/// One op being applied.
+pub(super) struct Work<'a> {
+    pub tree: &'a mut Tree,
+    /// The ops applied before this one have their before-images in it.
+    pub log: &'a Log,
+    pub stamp: Stamp,
+    /// The op's own time.
+    pub time: WallTime,
+    pub undo: Undo,
+    pub built_on: Option<Stamp>,
+}
+
+/// Applies an op; the before-images are handed back, and the version that had to be gone back to, if any.
+pub(super) fn apply(tree: &mut Tree, log: &Log, op: &Op) -> (Undo, Option<Stamp>) {
+    let time = time_of(op);
+    let mut work = Work { tree, log, stamp: op.stamp, time, undo: Undo::new(), built_on: None };
+    work.change(&op.change);
+    (work.undo, work.built_on)
+}
+
+fn time_of(op: &Op) -> WallTime {
+    match &op.change {
+        Change::Create { time, .. }
+        | Change::Link { time, .. }
+        | Change::Unlink { time, .. }
+        | Change::Rmdir { time, .. }
+        | Change::Rename { time, .. }
+        | Change::Exchange { time, .. } => *time,
+        Change::SetXattr { ctime, .. } | Change::Write { ctime, .. } => *ctime,
+        _ => WallTime((op.stamp.time.millis() as i64).saturating_mul(1_000_000)),
+    }
+}
+
+impl Work<'_> {
+    fn change(&mut self, change: &Change) {
+        match change {
+            Change::Create { place, ino, kind, mode, uid, gid, .. } => {
+                self.create(place, *ino, kind, *mode, *uid, *gid);
+                self.raise_counter(ino.creator(), ino.counter());
+            }
+            Change::Link { place, ino, .. } => self.link(place, *ino),
+            Change::Unlink { place, seen, .. } => self.unlink(place, *seen),
+            Change::Rmdir { place, ino, .. } => self.rmdir(place, *ino),
+            Change::Rename { from, to, ino, replaced, .. } => self.rename(from, to, *ino, *replaced),
+            Change::Exchange { a, a_ino, b, b_ino, .. } => self.exchange(a, *a_ino, b, *b_ino),
+            Change::Reap { ino } => self.reap(*ino),
+            Change::SetAttributes { ino, set } => self.set_attributes(*ino, set),
+            Change::SetXattr { ino, name, value, .. } => self.set_xattr(*ino, name, value.as_ref()),
+            Change::Write { .. } => self.write(change),
+            Change::SetPolicy { ino, policy } => self.edit(*ino, |inode| inode.policy = *policy),
+            Change::OpenGroup { group, policy, geometry, seats } => {
+                self.open_group(*group, *policy, *geometry, seats);
+                self.raise_counter(group.creator(), group.counter());
+            }
+            Change::Seat { group, slot, peer } => self.seat(*group, *slot, *peer),
+            Change::Unseat { group, slot, peer } => self.unseat(*group, *slot, *peer),
+            Change::Admit { peer } => self.admit(peer),
+            Change::Evict { peer } => self.put(Key::Peer(*peer), None),
+        }
+    }
+
+    /// The one way to change the tree: remembers what was there.
+    pub fn put(&mut self, key: Key, record: Option<Record>) {
+        let before = self.tree.set(key.clone(), record);
+        self.undo.entry(key).or_insert(before);
+    }
+
+    /// Changes an inode that is there and not reaped, and gives it this version.
+    pub fn edit(&mut self, ino: Ino, change: impl FnOnce(&mut Inode)) {
+        let Some(mut inode) = self.tree.inode(ino).filter(|inode| !inode.reaped).cloned() else { return };
+        change(&mut inode);
+        inode.version = self.stamp;
+        self.put(Key::Inode(ino), Some(Record::Inode(Box::new(inode))));
+    }
+
+    /// Puts a name into a directory. The name is free, or its old entry is to go.
+    pub fn put_entry(&mut self, place: &Place, ino: Ino) {
+        let entry = Entry { ino, stamp: self.stamp };
+        self.put(Key::Entry(place.parent, place.name.clone()), Some(Record::Entry(entry)));
+    }
+
+    fn set_attributes(&mut self, ino: Ino, set: &SetAttributes) {
+        self.edit(ino, |inode| {
+            inode.mode = set.mode.map_or(inode.mode, |mode| mode & 0o7777);
+            inode.uid = set.uid.unwrap_or(inode.uid);
+            inode.gid = set.gid.unwrap_or(inode.gid);
+            inode.atime = set.atime.unwrap_or(inode.atime);
+            inode.mtime = set.mtime.unwrap_or(inode.mtime);
+            inode.ctime = set.ctime.unwrap_or(inode.ctime);
+        });
+    }
+
+    fn set_xattr(&mut self, ino: Ino, name: &Bytes, value: Option<&Bytes>) {
+        let key = Key::Xattr(ino, name.clone());
+        let there = self.tree.get(&key).is_some();
+        if self.tree.inode(ino).is_none_or(|inode| inode.reaped) || (value.is_none() && !there) {
+            return;
+        }
+        self.put(key, value.cloned().map(Record::Xattr));
+        let time = self.time;
+        self.edit(ino, |inode| inode.ctime = time);
+    }
+
+    fn raise_counter(&mut self, peer: PeerTag, counter: u64) {
+        let key = Key::Counter(peer);
+        let highest = match self.tree.get(&key) {
+            Some(Record::Counter(highest)) => *highest,
+            _ => 0,
+        };
+        if counter < DERIVED && counter > highest {
+            self.put(key, Some(Record::Counter(counter)));
+        }
+    }
+
+    fn open_group(&mut self, id: GroupId, policy: Policy, geometry: Geometry, seats: &[PeerTag]) {
+        if self.tree.group(id).is_some() {
+            return;
+        }
+        let slots = seats.iter().map(|peer| vec![Seat { peer: *peer, stamp: self.stamp }]).collect();
+        let group = Group { policy, geometry, slots, blocks: 0 };
+        self.put(Key::Group(id), Some(Record::Group(Box::new(group))));
+    }
+
+    /// Changes a group that is there; `change` says whether anything came of it.
+    pub fn edit_group(&mut self, id: GroupId, change: impl FnOnce(&mut Group) -> bool) {
+        let Some(mut group) = self.tree.group(id).cloned() else { return };
+        if change(&mut group) {
+            self.put(Key::Group(id), Some(Record::Group(Box::new(group))));
+        }
+    }
+
+    fn seat(&mut self, id: GroupId, slot: u8, peer: PeerTag) {
+        let seat = Seat { peer, stamp: self.stamp };
+        self.edit_group(id, |group| match group.slots.get_mut(usize::from(slot)) {
+            Some(seats) if seats.len() < SEATS_OF_SLOT && seats.iter().all(|seat| seat.peer != peer) => {
+                seats.push(seat);
+                true
+            }
+            _ => false,
+        });
+    }
+
+    fn unseat(&mut self, id: GroupId, slot: u8, peer: PeerTag) {
+        self.edit_group(id, |group| match group.slots.get_mut(usize::from(slot)) {
+            Some(seats) => {
+                let before = seats.len();
+                seats.retain(|seat| seat.peer != peer);
+                seats.len() != before
+            }
+            None => false,
+        });
+    }
+
+    fn admit(&mut self, peer: &PeerRecord) {
+        self.put(Key::Peer(peer.key.tag()), Some(Record::Peer(Box::new(peer.clone()))));
+    }
+}

@@ -1,0 +1,173 @@
+//! What the namespace answers: lookups by key, by name and by path. Reaped inodes are never shown.
+
+use super::op::{Extent, Name, PeerRecord, VersionVector};
+use super::record::{Block, Entry, Group, Inode, Key, Record};
+use super::{FilesSummary, Namespace};
+use crate::id::{BlockName, GroupId, Ino, PeerTag};
+use crate::policy::{DEFAULT_POLICY, Policy};
+use crate::time::Hlc;
+use bytes::Bytes;
+
+/// More directories above one another than any path names.
+pub(super) const DEPTH: usize = 1 << 16;
+
+impl Namespace {
+    /// The record under a key.
+    pub fn get(&self, key: &Key) -> Option<&Record> {
+        self.tree.get(key).filter(|record| !matches!(record, Record::Inode(inode) if inode.reaped))
+    }
+
+    pub fn inode(&self, ino: Ino) -> Option<&Inode> {
+        self.tree.inode(ino).filter(|inode| !inode.reaped)
+    }
+
+    /// What a name in a directory stands for.
+    pub fn entry(&self, parent: Ino, name: &[u8]) -> Option<Entry> {
+        self.tree.entry(parent, &Bytes::copy_from_slice(name))
+    }
+
+    /// The names in a directory, in name order.
+    pub fn entries(&self, dir: Ino) -> impl Iterator<Item = (&Name, Entry)> {
+        self.tree.entries(dir, Bytes::new())
+    }
+
+    /// The names in a directory that come after `after`, in name order.
+    pub fn entries_from(&self, dir: Ino, after: Option<&[u8]>) -> impl Iterator<Item = (&Name, Entry)> {
+        let after = after.map(Bytes::copy_from_slice).unwrap_or_default();
+        self.tree.entries(dir, after.clone()).skip_while(move |(name, _)| **name == after)
+    }
+
+    /// The extents that overlap `[from, to)`, ascending, unclipped.
+    pub fn extents(&self, ino: Ino, from: u64, to: u64) -> impl Iterator<Item = (u64, &Extent)> {
+        self.tree.extents(ino, from, to)
+    }
+
+    pub fn xattr(&self, ino: Ino, name: &[u8]) -> Option<&Bytes> {
+        match self.tree.get(&Key::Xattr(ino, Bytes::copy_from_slice(name))) {
+            Some(Record::Xattr(value)) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The extended attributes of an inode, in name order.
+    pub fn xattrs(&self, ino: Ino) -> impl Iterator<Item = (&Bytes, &Bytes)> {
+        self.tree.xattrs(ino)
+    }
+
+    pub fn block(&self, name: &BlockName) -> Option<Block> {
+        self.tree.block(name)
+    }
+
+    pub fn group(&self, id: GroupId) -> Option<&Group> {
+        self.tree.group(id)
+    }
+
+    /// Every group, in the order of their numbers.
+    pub fn groups(&self) -> impl Iterator<Item = (GroupId, &Group)> {
+        self.tree.range(Key::Group(GroupId(0)), Key::Peer(PeerTag(0))).filter_map(|(key, record)| match (key, record) {
+            (Key::Group(id), Record::Group(group)) => Some((*id, &**group)),
+            _ => None,
+        })
+    }
+
+    /// What the roster says of a peer; `None` if it is not on it.
+    pub fn peer(&self, tag: PeerTag) -> Option<&PeerRecord> {
+        match self.tree.get(&Key::Peer(tag)) {
+            Some(Record::Peer(peer)) => Some(peer),
+            _ => None,
+        }
+    }
+
+    /// The roster, in the order of the tags.
+    pub fn peers(&self) -> impl Iterator<Item = (PeerTag, &PeerRecord)> {
+        self.tree.range(Key::Peer(PeerTag(0)), Key::Counter(PeerTag(0))).filter_map(|(key, record)| {
+            match (key, record) {
+                (Key::Peer(tag), Record::Peer(peer)) => Some((*tag, &**peer)),
+                _ => None,
+            }
+        })
+    }
+
+    /// What a path from the root stands for; symlinks are not followed, empty parts are skipped.
+    pub fn resolve(&self, path: &[u8]) -> Option<Ino> {
+        let mut names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+        names.try_fold(Ino::ROOT, |dir, name| self.entry(dir, name).map(|entry| entry.ino))
+    }
+
+    /// A path of an inode from the root, starting with '/'; `None` if it has no name (or, a file with several
+    /// names, the one it remembers went).
+    pub fn path(&self, ino: Ino) -> Option<Vec<u8>> {
+        let mut names = Vec::new();
+        let mut at = ino;
+        while at != Ino::ROOT {
+            let place = self.inode(at)?.place.as_ref()?;
+            if self.tree.entry(place.parent, &place.name)?.ino != at || names.len() > DEPTH {
+                return None;
+            }
+            names.push(&place.name);
+            at = place.parent;
+        }
+        let mut path = Vec::new();
+        for name in names.iter().rev() {
+            path.push(b'/');
+            path.extend_from_slice(name);
+        }
+        if path.is_empty() {
+            path.push(b'/');
+        }
+        Some(path)
+    }
+
+    /// The policy that holds for an inode: its own, or the nearest above it, or [`DEFAULT_POLICY`].
+    pub fn policy(&self, ino: Ino) -> Policy {
+        let mut at = ino;
+        for _ in 0..DEPTH {
+            let Some(inode) = self.tree.inode(at) else { break };
+            if let Some(policy) = inode.policy {
+                return policy;
+            }
+            match &inode.place {
+                Some(place) => at = place.parent,
+                None if at == Ino::ROOT => break,
+                None => at = Ino::ROOT,
+            }
+        }
+        DEFAULT_POLICY
+    }
+
+    /// The highest counter a peer has used in a number, 0 if none.
+    pub fn counter(&self, peer: PeerTag) -> u64 {
+        match self.tree.get(&Key::Counter(peer)) {
+            Some(Record::Counter(counter)) => *counter,
+            _ => 0,
+        }
+    }
+
+    /// Inodes whose last name `peer` took away and that are not reaped: at its start nobody has them open.
+    pub fn orphans_of(&self, peer: PeerTag) -> Vec<Ino> {
+        let inodes = self.tree.range(Key::Inode(Ino(0)), Key::Entry(Ino(0), Bytes::new()));
+        inodes
+            .filter_map(|(key, record)| match (key, record) {
+                (Key::Inode(ino), Record::Inode(inode)) if !inode.reaped => {
+                    inode.orphaned.filter(|stamp| stamp.peer == peer).map(|_| *ino)
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// How much the share holds.
+    pub fn files(&self) -> FilesSummary {
+        self.tree.summary()
+    }
+
+    /// Which ops are in this namespace.
+    pub fn vector(&self) -> &VersionVector {
+        &self.vector
+    }
+
+    /// The latest time of any op here.
+    pub fn clock(&self) -> Hlc {
+        self.clock
+    }
+}

@@ -1,0 +1,121 @@
+//! Stability: an op that every peer has, and that no earlier op can come before any more, stays where it is. Its
+//! before-images go, and what it removed may be forgotten.
+
+use super::Namespace;
+use super::op::{Change, VersionVector};
+use super::record::Key;
+use crate::id::{BlockName, Ino, PeerTag};
+use crate::time::Stamp;
+use bytes::Bytes;
+use std::collections::BTreeSet;
+
+/// The most peers whose vectors are kept: a peer may be heard before the op that admits it arrives.
+const HEARD_PEERS: usize = 1024;
+
+impl Namespace {
+    /// Notes what a peer has, as it says itself; how many ops became stable by that is handed back.
+    pub fn heard(&mut self, peer: PeerTag, vector: &VersionVector) -> usize {
+        if self.known.contains_key(&peer) || self.known.len() < HEARD_PEERS {
+            self.known.insert(peer, vector.clone());
+        }
+        self.advance()
+    }
+
+    /// Moves the stable frontier as far as what was heard allows; how many ops became stable.
+    pub(super) fn advance(&mut self) -> usize {
+        let Some(frontier) = self.stable_frontier().filter(|frontier| *frontier > self.frontier) else { return 0 };
+        let trimmed = self.log.trim(frontier);
+        self.frontier = frontier;
+        let last = self.log.last().unwrap_or(frontier);
+        for logged in &trimmed {
+            self.base.0.insert(logged.op.stamp.peer, logged.op.seq);
+            self.changed.extend(logged.undo.keys().cloned());
+            if let Change::Reap { ino } = logged.op.change {
+                self.reaped.push_back((Some(last), ino));
+            }
+        }
+        self.forget_reaped(last);
+        trimmed.len()
+    }
+
+    /// The highest stamp below which nothing can come any more. A peer stamps above everything it has, so what
+    /// it makes after it said what it has comes later than that; what it made before, we must have.
+    fn stable_frontier(&self) -> Option<Stamp> {
+        let me = self.me?;
+        let last = self.log.last()?;
+        self.peers().next()?;
+        let others: Vec<_> = self.reckoned().into_iter().filter(|peer| *peer != me).collect();
+        let known: Vec<&VersionVector> = others.iter().map(|peer| self.known.get(peer)).collect::<Option<_>>()?;
+        let mut frontier = last;
+        // Every op up to the frontier is at every peer.
+        for (peer, first) in self.log.firsts() {
+            let everywhere = known.iter().map(|vector| vector.get(peer)).min().unwrap_or(u64::MAX);
+            let missing = everywhere.saturating_add(1).max(first);
+            if let Some(stamp) = self.log.stamp_of(peer, missing) {
+                frontier = frontier.min(self.log.last_before(stamp)?);
+            }
+        }
+        // And every op a peer has, but we do not, is above it: later than the last that we have of its maker.
+        for (peer, seq) in known.iter().flat_map(|vector| &vector.0) {
+            if *seq > self.vector.get(*peer) {
+                frontier = frontier.min(self.log.last_of(*peer)?);
+            }
+        }
+        // Conflict copies above it can be made again from the versions they were built on.
+        while let Some(built_on) = self.log.built_on_after(frontier).filter(|built_on| *built_on < frontier) {
+            frontier = built_on;
+        }
+        Some(frontier)
+    }
+
+    /// Peers whose word is needed: the roster, and the evicted as long as someone may still take ops from them,
+    /// not having seen the eviction.
+    fn reckoned(&self) -> BTreeSet<PeerTag> {
+        let mut reckoned: BTreeSet<PeerTag> = self.peers().map(|(peer, _)| peer).collect();
+        let unseen = |op: &super::Op| {
+            let sees = |vector: &VersionVector| vector.get(op.stamp.peer) >= op.seq;
+            reckoned.iter().any(|peer| Some(*peer) != self.me && !self.known.get(peer).is_some_and(sees))
+        };
+        let evicted: Vec<_> = self.log.evictions().filter(|(_, op)| unseen(op)).map(|(peer, _)| peer).collect();
+        reckoned.extend(evicted);
+        reckoned
+    }
+
+    /// Whether ops of this peer are taken: it is on the roster, or was until an op that is not stable yet (another
+    /// peer may have taken its ops before it saw that op, and they must reach everyone).
+    pub(super) fn is_member(&self, peer: PeerTag) -> bool {
+        self.peer(peer).is_some() || self.log.evictions().any(|(evicted, _)| evicted == peer)
+    }
+
+    /// Forgets reaped inodes. An op made without having seen that one was reaped is in the log when the reaping
+    /// becomes stable; when all of those are stable too, nothing can bring the inode back.
+    fn forget_reaped(&mut self, last: Stamp) {
+        let mut waiting = std::mem::take(&mut self.reaped);
+        waiting.retain_mut(|(until, ino)| {
+            if *until.get_or_insert(last) > self.frontier {
+                return true;
+            }
+            if self.tree.inode(*ino).is_some_and(|inode| inode.reaped) {
+                self.forget(*ino);
+            }
+            false
+        });
+        self.reaped = waiting;
+    }
+
+    fn forget(&mut self, ino: Ino) {
+        let mut keys = vec![Key::Inode(ino)];
+        keys.extend(self.tree.extents(ino, 0, u64::MAX).map(|(at, _)| Key::Extent(ino, at)));
+        keys.extend(self.tree.xattrs(ino).map(|(name, _): (&Bytes, _)| Key::Xattr(ino, name.clone())));
+        for key in keys {
+            self.tree.set(key.clone(), None);
+            self.changed.insert(key);
+        }
+    }
+
+    /// Blocks no file names, nor can name again by an op that is not stable: their shards may be freed.
+    pub fn free_blocks(&self) -> Vec<BlockName> {
+        let unstable = |name: &BlockName| self.log.iter().any(|logged| logged.undo.contains_key(&Key::Block(*name)));
+        self.tree.idle().iter().filter(|name| !unstable(name)).copied().collect()
+    }
+}

@@ -1,0 +1,151 @@
+//! The tree: every record under its key, and the few sums kept beside them.
+
+use super::op::{Extent, Kind};
+use super::record::{Block, Entry, Group, Inode, Key, Record};
+use crate::id::{BlockName, GroupId, Ino};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How much the share holds: what has a name now, orphans not counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FilesSummary {
+    /// Regular files.
+    pub files: u64,
+    /// Directories, the root included.
+    pub directories: u64,
+    /// Bytes of the regular files, holes included.
+    pub bytes: u64,
+}
+
+/// The records. Every change goes through [`Tree::set`], so the sums are always those of the records.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tree {
+    records: BTreeMap<Key, Record>,
+    summary: FilesSummary,
+    /// Blocks no extent names.
+    idle: BTreeSet<BlockName>,
+}
+
+impl Tree {
+    /// Puts a record under a key, or takes it away; what was there before is handed back.
+    pub fn set(&mut self, key: Key, record: Option<Record>) -> Option<Record> {
+        if let Key::Block(name) = &key {
+            match &record {
+                Some(Record::Block(block)) if block.uses == 0 => self.idle.insert(*name),
+                _ => self.idle.remove(name),
+            };
+        }
+        if let Some(Record::Inode(inode)) = &record {
+            self.count(inode, true);
+        }
+        let before = match record {
+            Some(record) => self.records.insert(key, record),
+            None => self.records.remove(&key),
+        };
+        if let Some(Record::Inode(inode)) = &before {
+            self.count(inode, false);
+        }
+        before
+    }
+
+    fn count(&mut self, inode: &Inode, comes: bool) {
+        if inode.nlink == 0 {
+            return;
+        }
+        let sum = |total: &mut u64, n: u64| *total = if comes { total.wrapping_add(n) } else { total.wrapping_sub(n) };
+        match inode.kind {
+            Kind::File => {
+                sum(&mut self.summary.files, 1);
+                sum(&mut self.summary.bytes, inode.size);
+            }
+            Kind::Directory => sum(&mut self.summary.directories, 1),
+            Kind::Symlink { .. } | Kind::Special { .. } => {}
+        }
+    }
+
+    pub fn get(&self, key: &Key) -> Option<&Record> {
+        self.records.get(key)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Record)> {
+        self.records.iter()
+    }
+
+    pub fn range(&self, from: Key, to: Key) -> impl DoubleEndedIterator<Item = (&Key, &Record)> {
+        // A range that ends before it begins would panic.
+        let to = to.max(from.clone());
+        self.records.range(from..to)
+    }
+
+    /// The inode, reaped ones too.
+    pub fn inode(&self, ino: Ino) -> Option<&Inode> {
+        match self.get(&Key::Inode(ino)) {
+            Some(Record::Inode(inode)) => Some(inode),
+            _ => None,
+        }
+    }
+
+    pub fn entry(&self, parent: Ino, name: &Bytes) -> Option<Entry> {
+        match self.get(&Key::Entry(parent, name.clone())) {
+            Some(Record::Entry(entry)) => Some(*entry),
+            _ => None,
+        }
+    }
+
+    /// The entries of a directory, in name order, from `name` on.
+    pub fn entries(&self, dir: Ino, name: Bytes) -> impl Iterator<Item = (&Bytes, Entry)> {
+        let from = Key::Entry(dir, name);
+        self.records.range(from..).map_while(move |(key, record)| match (key, record) {
+            (Key::Entry(parent, name), Record::Entry(entry)) if *parent == dir => Some((name, *entry)),
+            _ => None,
+        })
+    }
+
+    pub fn xattrs(&self, ino: Ino) -> impl Iterator<Item = (&Bytes, &Bytes)> {
+        let from = Key::Xattr(ino, Bytes::new());
+        self.records.range(from..).map_while(move |(key, record)| match (key, record) {
+            (Key::Xattr(of, name), Record::Xattr(value)) if *of == ino => Some((name, value)),
+            _ => None,
+        })
+    }
+
+    /// The extents that overlap `[from, to)`, ascending, unclipped.
+    pub fn extents(&self, ino: Ino, from: u64, to: u64) -> impl Iterator<Item = (u64, &Extent)> {
+        fn extent<'a>((key, record): (&Key, &'a Record)) -> Option<(u64, &'a Extent)> {
+            match (key, record) {
+                (Key::Extent(_, at), Record::Extent(extent)) => Some((*at, extent)),
+                _ => None,
+            }
+        }
+        let first = self
+            .range(Key::Extent(ino, 0), Key::Extent(ino, from))
+            .next_back()
+            .and_then(extent)
+            .filter(|(at, extent)| at.saturating_add(u64::from(extent.len)) > from && from < to);
+        let rest = self.range(Key::Extent(ino, from), Key::Extent(ino, to.max(from))).filter_map(extent);
+        first.into_iter().chain(rest)
+    }
+
+    pub fn block(&self, name: &BlockName) -> Option<Block> {
+        match self.get(&Key::Block(*name)) {
+            Some(Record::Block(block)) => Some(*block),
+            _ => None,
+        }
+    }
+
+    pub fn group(&self, id: GroupId) -> Option<&Group> {
+        match self.get(&Key::Group(id)) {
+            Some(Record::Group(group)) => Some(group),
+            _ => None,
+        }
+    }
+
+    pub fn summary(&self) -> FilesSummary {
+        self.summary
+    }
+
+    pub fn idle(&self) -> &BTreeSet<BlockName> {
+        &self.idle
+    }
+}
