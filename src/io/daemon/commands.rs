@@ -2,9 +2,7 @@
 
 use super::Daemon;
 use super::{invite, report};
-use crate::io::control::{
-    Commands, ControlReply, ControlRequest, PolicyReport, ProgressSink, StatsReport,
-};
+use crate::io::control::{Commands, ControlReply, ControlRequest, PolicyReport, ProgressSink, StatsReport};
 use crate::namespace::Change;
 use crate::policy::Policy;
 use crate::volume::ports::{BoxFuture, Control};

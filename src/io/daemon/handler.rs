@@ -81,12 +81,7 @@ impl Handler for PeerHandler {
         })
     }
 
-    fn join(
-        &self,
-        from: PeerKey,
-        _address: SocketAddr,
-        request: JoinRequest,
-    ) -> BoxFuture<'_, JoinOutcome> {
+    fn join(&self, from: PeerKey, _address: SocketAddr, request: JoinRequest) -> BoxFuture<'_, JoinOutcome> {
         Box::pin(invite::admit(&self.invitations, &self.host, from, request))
     }
 }

@@ -215,7 +215,10 @@ impl Host {
     /// The roster as the network wants it.
     pub fn roster(&self) -> Vec<RosterPeer> {
         let namespace = self.namespace.read();
-        namespace.peers().map(|(_, record)| RosterPeer { key: record.key, addresses: record.addresses.clone() }).collect()
+        namespace
+            .peers()
+            .map(|(_, record)| RosterPeer { key: record.key, addresses: record.addresses.clone() })
+            .collect()
     }
 }
 

@@ -39,6 +39,9 @@ const UPKEEP: Duration = Duration::from_secs(2);
 /// The longest a stop waits for people's data to be safe before it says that it is not.
 const FINISH_DEADLINE: Duration = Duration::from_secs(60);
 
+/// How long an unmount waits for programs to close their files.
+const LET_GO_DEADLINE: Duration = Duration::from_secs(3);
+
 /// How to run a peer.
 #[derive(Clone, Debug, Default)]
 pub struct RunOptions {
@@ -127,7 +130,7 @@ async fn run_in(home: Home, config: Config, mountpoint: Option<PathBuf>, ready: 
 
 fn volume_settings(config: &Config) -> VolumeSettings {
     VolumeSettings {
-        dirty_bytes: config.dirty_bytes as usize,
+        dirty_bytes: config.dirty_bytes,
         cache_bytes: config.cache_bytes,
         read_ahead_blocks: config.read_ahead_blocks as usize,
         hedge: config.hedge,
@@ -150,12 +153,8 @@ impl Daemon {
     }
 
     fn mount(&self, mountpoint: &Path) -> Result<(), MountError> {
-        let mounted = Mounted::mount(
-            self.volume.clone(),
-            mountpoint,
-            tokio::runtime::Handle::current(),
-            &self.mount_options,
-        )?;
+        let mounted =
+            Mounted::mount(self.volume.clone(), mountpoint, tokio::runtime::Handle::current(), &self.mount_options)?;
         let mounted = Arc::new(mounted);
         let path = mounted.mountpoint().to_owned();
         self.mounts.lock().insert(path.clone(), mounted.clone());
@@ -187,6 +186,12 @@ impl Daemon {
         let unmounted = tokio::task::spawn_blocking(move || mount.unmount()).await;
         unmounted.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         self.mounts.lock().remove(&path);
+        if tokio::time::timeout(LET_GO_DEADLINE, mounted.ended()).await.is_err() {
+            tracing::warn!(
+                "programs still have files of {} open; what they write from now on is not waited for",
+                path.display()
+            );
+        }
         Ok(())
     }
 

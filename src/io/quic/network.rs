@@ -160,6 +160,13 @@ impl Network {
         Err(SendError::Overflow(to))
     }
 
+    /// Drops the connection to a peer that broke the protocol; it may dial again.
+    pub fn disconnect(&self, peer: PeerTag, why: &str) {
+        if let Some(link) = self.peer(peer).and_then(|peer| peer.link()) {
+            link.connection.close(code::PROTOCOL, why.as_bytes());
+        }
+    }
+
     /// What membership thinks. While a peer is dead, its requests in flight and new ones fail at once; a new
     /// connection to it makes it alive again.
     pub fn set_alive(&self, peer: PeerTag, alive: bool) {
