@@ -88,8 +88,8 @@ const IMPURE_WORDS: &[(&str, &str)] = &[
     ("SystemTime", "a clock"),
     ("Mutex", "a lock"),
     ("RwLock", "a lock"),
-    ("OnceLock", "a global"),
     ("LazyLock", "a global"),
+    ("static", "a global"),
     ("thread_local", "a global"),
     ("async", "async code"),
     ("await", "async code"),
@@ -380,6 +380,10 @@ fn tokens(code: &str) -> Vec<(usize, Token)> {
     for (number, line) in code.lines().enumerate() {
         let mut rest = line.trim_start();
         while let Some(first) = rest.chars().next() {
+            if let Some(lifetime) = rest.strip_prefix('\'') {
+                rest = lifetime.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_').trim_start();
+                continue;
+            }
             let word = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
             let (token, used) = if word > 0 {
                 (Token::Word(rest[..word].to_owned()), word)

@@ -79,7 +79,7 @@ async fn run_in(home: Home, config: Config, mountpoint: Option<PathBuf>, ready: 
     let options = ShardsOptions { me, reserve: Some(machine::reserve(home.paths().root(), &config)) };
     let store: Arc<dyn ShardStore> = Arc::new(Shards::open(&home.paths().shards(), options)?);
     let now = setup::now();
-    let member = Member { tag: me, generation: now.millis() };
+    let member = Member::starting(me, now);
     let membership = Membership::new(member, overlay::Settings::within(config.detection), rand::random());
     let share = home.share();
     let (core, effects) = Peer::start(me, share, membership, &namespace);

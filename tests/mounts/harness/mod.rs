@@ -125,7 +125,7 @@ impl Cluster {
     /// Waits until every running machine sees every running machine alive.
     #[track_caller]
     pub fn all_in_sight(&mut self) {
-        let running: Vec<_> = (0..self.machines.len()).filter(|i| self.machines[*i].process.is_some()).collect();
+        let running: Vec<_> = (0..self.machines.len()).filter(|i| self.is_running(*i)).collect();
         self.wait_until(PATIENCE, "every running peer sees every other alive", |cluster| {
             running.iter().all(|i| running.iter().all(|j| cluster.sees_alive(*i, *j)))
         });
@@ -218,6 +218,10 @@ impl Cluster {
         let dir = self.dir.join(name);
         std::fs::create_dir_all(&dir).unwrap();
         dir
+    }
+
+    pub fn is_running(&self, i: usize) -> bool {
+        self.machines[i].process.is_some()
     }
 
     pub fn pid(&self, i: usize) -> i32 {
