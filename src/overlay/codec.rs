@@ -1,6 +1,7 @@
 //! What membership datagrams are made of: a version byte, foca's header, and the news of some members.
 
 use crate::id::PeerTag;
+use crate::time::WallTime;
 use bytes::{Buf, BufMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::fmt;
@@ -19,12 +20,17 @@ const MAX_GENERATION: u64 = 1 << 62;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Member {
     pub tag: PeerTag,
-    /// Higher wins. A peer that starts takes the wall clock's milliseconds, which is higher than in its lives
-    /// before; where the clock was set back, rejoining makes up for it.
+    /// Higher wins.
     pub generation: u64,
 }
 
 impl Member {
+    /// A peer that starts now: the clock makes the generation higher than in its lives before. Where the clock
+    /// was set back, rejoining makes up for it.
+    pub fn starting(tag: PeerTag, now: WallTime) -> Member {
+        Member { tag, generation: now.millis().max(1) }
+    }
+
     /// Any life of this peer: good enough to call it by.
     pub(super) fn any(tag: PeerTag) -> Member {
         Member { tag, generation: 0 }
