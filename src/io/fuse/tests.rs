@@ -56,9 +56,8 @@ fn names(dir: &Path) -> Vec<String> {
 fn set_xattr(path: &Path, name: &str, value: &[u8], flags: i32) -> Result<(), i32> {
     let name = CString::new(name).unwrap();
     // SAFETY: C strings and a buffer of the stated length.
-    let result = unsafe {
-        libc::setxattr(c_path(path).as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags)
-    };
+    let result =
+        unsafe { libc::setxattr(c_path(path).as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags) };
     if result == 0 { Ok(()) } else { Err(errno()) }
 }
 
@@ -111,7 +110,10 @@ fn overwriting_and_seeking_work_in_place() {
     file.sync_all().unwrap();
     drop(file);
     assert_eq!(fs::read(&path).unwrap(), b"Jello");
-    assert_eq!(OpenOptions::new().write(true).create_new(true).open(&path).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(
+        OpenOptions::new().write(true).create_new(true).open(&path).unwrap_err().kind(),
+        ErrorKind::AlreadyExists
+    );
     world.end();
 }
 
@@ -418,10 +420,8 @@ fn what_changes_elsewhere_is_seen_at_once_when_announced() {
     let change = crate::volume::attributes::AttributeChange { mode: Some(0o600), ..Default::default() };
     runtime.block_on(volume.set_attributes(ino, change, 0)).unwrap();
     runtime.block_on(volume.rename(root, b"file", root, b"other", 0)).unwrap();
-    mounted.invalidate(vec![
-        Invalidation::Attributes(ino),
-        Invalidation::Entry(root, bytes::Bytes::from_static(b"file")),
-    ]);
+    mounted
+        .invalidate(vec![Invalidation::Attributes(ino), Invalidation::Entry(root, bytes::Bytes::from_static(b"file"))]);
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
     while path.exists() {
         assert!(std::time::Instant::now() < deadline, "the name is still cached");
