@@ -22,6 +22,8 @@ pub(super) struct Link {
     pub(super) durable: VersionVector,
     /// What it has once all that was sent arrives.
     sent: VersionVector,
+    /// What it was last told at a tick: all ops here, and the durable ones.
+    told: (VersionVector, VersionVector),
     /// It lacked something at the last tick already: not just an op in flight from its author.
     lagging: bool,
 }
@@ -179,17 +181,16 @@ impl Peer {
             effects.push(Effect::SyncLog);
         }
         let state = (namespace.vector().clone(), self.durable.clone());
-        let news = self.told != state;
-        self.told = state;
         let peers: Vec<PeerTag> = self.links.keys().copied().collect();
         for peer in peers {
-            if news {
+            if self.links.get(&peer).is_some_and(|link| link.told != state) {
                 effects.push(self.have(peer, namespace));
             }
             if let Some(usage) = self.usage.get(&self.me) {
                 effects.push(Effect::SendControl { to: peer, message: ControlMessage::Load { usage: *usage } });
             }
             let Some(link) = self.links.get_mut(&peer) else { continue };
+            link.told = state.clone();
             let lacks = !link.theirs.covers(namespace.vector());
             if lacks && link.lagging {
                 self.catch_up(namespace, peer, effects);

@@ -42,8 +42,6 @@ pub struct Peer {
     durable: VersionVector,
     /// Peers that wait to hear that our log is durable, and the own seq they wait for.
     awaiting_durable: BTreeMap<PeerTag, u64>,
-    /// What was last told to everyone: all ops here, and the durable ones.
-    told: (VersionVector, VersionVector),
 }
 
 impl Peer {
@@ -55,7 +53,6 @@ impl Peer {
             membership,
             links: BTreeMap::new(),
             usage: BTreeMap::new(),
-            told: Default::default(),
             awaiting_durable: BTreeMap::new(),
             // What was read from the log at the start may lie in the page cache only.
             durable: VersionVector::default(),

@@ -51,7 +51,11 @@ fn key(index: usize) -> PeerKey {
 }
 
 fn start(tag: PeerTag, namespace: &Namespace, seed: u64, generation: u64) -> (Peer, Vec<Effect>) {
-    let membership = Membership::new(Member { tag, generation }, Settings::within(Duration::from_secs(3)), seed);
+    let membership = Membership::new(
+        Member::starting(tag, WallTime(generation as i64)),
+        Settings::within(Duration::from_secs(3)),
+        seed,
+    );
     Peer::start(tag, SHARE, membership, namespace)
 }
 
@@ -106,7 +110,7 @@ impl World {
     }
 
     fn index(&self, tag: PeerTag) -> usize {
-        self.machines.iter().position(|machine| machine.tag == tag).unwrap()
+        (0..16).position(|index| key(index).tag() == tag).unwrap()
     }
 
     fn linked(&self, a: usize, b: usize) -> bool {

@@ -223,7 +223,8 @@ impl FileLocks {
         if let Some(mut new) = new {
             // Neighbours of the same kind become one.
             kept.retain(|held| {
-                let touches = held.last.checked_add(1) == Some(new.first) || new.last.checked_add(1) == Some(held.first);
+                let touches =
+                    held.last.checked_add(1) == Some(new.first) || new.last.checked_add(1) == Some(held.first);
                 let joins = held.owner == owner && held.kind == new.kind && touches;
                 if joins {
                     new.first = new.first.min(held.first);

@@ -63,14 +63,8 @@ impl Control for OneMachine {
     }
 
     fn candidates(&self) -> Vec<Candidate> {
-        let me = Candidate {
-            peer: ME,
-            alive: true,
-            zone: String::new(),
-            address: None,
-            host: String::new(),
-            free: FREE,
-        };
+        let me =
+            Candidate { peer: ME, alive: true, zone: String::new(), address: None, host: String::new(), free: FREE };
         vec![me]
     }
 

@@ -2,12 +2,10 @@
 
 use super::Daemon;
 use super::{invite, report};
-use crate::io::control::{
-    CommandFuture, Commands, ControlReply, ControlRequest, PolicyReport, ProgressSink, StatsReport,
-};
+use crate::io::control::{Commands, ControlReply, ControlRequest, PolicyReport, ProgressSink, StatsReport};
 use crate::namespace::Change;
 use crate::policy::Policy;
-use crate::volume::ports::Control;
+use crate::volume::ports::{BoxFuture, Control};
 use crate::wire::{PeerStats, Request, Response};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -17,7 +15,7 @@ use std::time::Duration;
 const ASK_DEADLINE: Duration = Duration::from_secs(5);
 
 impl Commands for Daemon {
-    fn run(&self, request: ControlRequest, progress: ProgressSink) -> CommandFuture<'_> {
+    fn run(&self, request: ControlRequest, progress: ProgressSink) -> BoxFuture<'_, Result<ControlReply, String>> {
         Box::pin(self.carry_out(request, progress))
     }
 }

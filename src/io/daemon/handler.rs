@@ -3,11 +3,11 @@
 use super::invite::{self, Invitations};
 use super::{Host, own_stats, snapshot};
 use crate::id::{PeerKey, PeerTag};
-use crate::io::quic::{Handler, HandlerFuture};
+use crate::io::quic::{Handler, JoinOutcome};
 use crate::peer::Event;
 use crate::volume::Volume;
-use crate::volume::ports::{Control, Shard, ShardError};
-use crate::wire::{ControlMessage, Failure, JoinRefusal, JoinRequest, JoinWelcome, Request, Response, ShardHeader};
+use crate::volume::ports::{BoxFuture, Control, Shard, ShardError};
+use crate::wire::{ControlMessage, Failure, JoinRequest, Request, Response, ShardHeader};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -35,11 +35,11 @@ impl Handler for PeerHandler {
         self.host.handle(Event::Datagram { from, bytes });
     }
 
-    fn control(&self, from: PeerTag, message: ControlMessage) -> HandlerFuture<'_, ()> {
+    fn control(&self, from: PeerTag, message: ControlMessage) -> BoxFuture<'_, ()> {
         Box::pin(async move { self.host.handle(Event::Control { from, message }) })
     }
 
-    fn request(&self, _from: PeerTag, request: Request, body: Bytes) -> HandlerFuture<'_, (Response, Bytes)> {
+    fn request(&self, _from: PeerTag, request: Request, body: Bytes) -> BoxFuture<'_, (Response, Bytes)> {
         Box::pin(async move {
             match request {
                 Request::PutShard(header) => {
@@ -72,7 +72,7 @@ impl Handler for PeerHandler {
         })
     }
 
-    fn snapshot(&self, _from: PeerTag) -> HandlerFuture<'_, Vec<Bytes>> {
+    fn snapshot(&self, _from: PeerTag) -> BoxFuture<'_, Vec<Bytes>> {
         Box::pin(async move {
             snapshot::to_chunks(&self.host.namespace().snapshot()).unwrap_or_else(|error| {
                 tracing::error!("the snapshot cannot be encoded: {error}");
@@ -81,12 +81,7 @@ impl Handler for PeerHandler {
         })
     }
 
-    fn join(
-        &self,
-        from: PeerKey,
-        _address: SocketAddr,
-        request: JoinRequest,
-    ) -> HandlerFuture<'_, Result<(JoinWelcome, Vec<Bytes>), JoinRefusal>> {
+    fn join(&self, from: PeerKey, _address: SocketAddr, request: JoinRequest) -> BoxFuture<'_, JoinOutcome> {
         Box::pin(invite::admit(&self.invitations, &self.host, from, request))
     }
 }

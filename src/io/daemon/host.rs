@@ -5,7 +5,7 @@
 //! on a bounded queue. The namespace has a lock of its own, for readers; whoever writes it holds `core` first.
 
 use crate::id::{PeerTag, ShareId};
-use crate::io::quic::Network;
+use crate::io::quic::{Network, RosterPeer};
 use crate::io::store::OpLog;
 use crate::namespace::{Change, Key, Namespace, VersionVector};
 use crate::peer::{Effect, Event, Peer, Timer};
@@ -36,6 +36,7 @@ pub struct Host {
     next_number: AtomicU64,
     timers: Mutex<Timers>,
     timer_set: tokio::sync::Notify,
+    telling_roster: Mutex<()>,
     /// Told which records other machines changed.
     on_remote_change: OnceLock<Box<dyn Fn(BTreeSet<Key>) + Send + Sync>>,
     stopping: AtomicBool,
@@ -66,6 +67,7 @@ impl Host {
             next_number,
             timers: Mutex::default(),
             timer_set: tokio::sync::Notify::new(),
+            telling_roster: Mutex::new(()),
             on_remote_change: OnceLock::new(),
             stopping: AtomicBool::new(false),
         })
@@ -77,7 +79,6 @@ impl Host {
         let mut core = self.core.lock();
         self.carry_out(&mut core, effects);
         drop(core);
-        self.tell_roster();
         self.runtime.spawn(run_timers(self.this.clone()));
     }
 
@@ -138,7 +139,8 @@ impl Host {
                 Effect::SyncLog => self.sync_log(),
                 Effect::SendControl { to, message } => {
                     if let Some(network) = self.network.get() {
-                        network.send_control(to, message);
+                        // Where it fails the connection is gone or going, and the next one begins with Hello.
+                        let _ = network.send_control(to, &message);
                     }
                 }
                 Effect::SendDatagram { to, bytes } => {
@@ -197,12 +199,26 @@ impl Host {
         });
     }
 
+    /// From a task of its own: the network calls us with locks held that it needs for this.
     fn tell_roster(&self) {
-        if let Some(network) = self.network.get() {
-            let namespace = self.namespace.read();
-            let roster = namespace.peers().filter(|(tag, _)| *tag != self.me);
-            network.set_roster(roster.map(|(tag, record)| (tag, record.key, record.addresses.clone())).collect());
-        }
+        let this = self.this.clone();
+        self.runtime.spawn_blocking(move || {
+            let Some(host) = this.upgrade() else { return };
+            let Some(network) = host.network.get() else { return };
+            // Read under the lock, so that of two tellings the later one tells the later roster.
+            let _telling = host.telling_roster.lock();
+            let roster = host.roster();
+            network.set_roster(roster);
+        });
+    }
+
+    /// The roster as the network wants it.
+    pub fn roster(&self) -> Vec<RosterPeer> {
+        let namespace = self.namespace.read();
+        namespace
+            .peers()
+            .map(|(_, record)| RosterPeer { key: record.key, addresses: record.addresses.clone() })
+            .collect()
     }
 }
 

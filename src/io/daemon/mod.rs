@@ -39,6 +39,9 @@ const UPKEEP: Duration = Duration::from_secs(2);
 /// The longest a stop waits for people's data to be safe before it says that it is not.
 const FINISH_DEADLINE: Duration = Duration::from_secs(60);
 
+/// How long an unmount waits for programs to close their files.
+const LET_GO_DEADLINE: Duration = Duration::from_secs(3);
+
 /// How to run a peer.
 #[derive(Clone, Debug, Default)]
 pub struct RunOptions {
@@ -79,7 +82,7 @@ async fn run_in(home: Home, config: Config, mountpoint: Option<PathBuf>, ready: 
     let options = ShardsOptions { me, reserve: Some(machine::reserve(home.paths().root(), &config)) };
     let store: Arc<dyn ShardStore> = Arc::new(Shards::open(&home.paths().shards(), options)?);
     let now = setup::now();
-    let member = Member { tag: me, generation: now.millis() };
+    let member = Member::starting(me, now);
     let membership = Membership::new(member, overlay::Settings::within(config.detection), rand::random());
     let share = home.share();
     let (core, effects) = Peer::start(me, share, membership, &namespace);
@@ -87,7 +90,7 @@ async fn run_in(home: Home, config: Config, mountpoint: Option<PathBuf>, ready: 
     let invitations = Arc::new(Invitations::open(home.paths().root(), share)?);
     let handler =
         Arc::new(PeerHandler { host: host.clone(), invitations: invitations.clone(), volume: OnceLock::new() });
-    let network = Network::start(setup::quic_settings(&config), &identity, handler.clone())?;
+    let network = Network::start(setup::quic_settings(&config), identity, host.roster(), handler.clone())?;
     host.connect(network.clone(), effects);
     host.handle(Event::Usage(store.usage()));
     let record = setup::record(&config, own.key);
@@ -121,13 +124,13 @@ async fn run_in(home: Home, config: Config, mountpoint: Option<PathBuf>, ready: 
     let outcome = daemon.until_stopped().await;
     server.close().await;
     host.stop();
-    network.close().await;
+    network.shutdown().await;
     outcome
 }
 
 fn volume_settings(config: &Config) -> VolumeSettings {
     VolumeSettings {
-        dirty_bytes: config.dirty_bytes as usize,
+        dirty_bytes: config.dirty_bytes,
         cache_bytes: config.cache_bytes,
         read_ahead_blocks: config.read_ahead_blocks as usize,
         hedge: config.hedge,
@@ -150,12 +153,8 @@ impl Daemon {
     }
 
     fn mount(&self, mountpoint: &Path) -> Result<(), MountError> {
-        let mounted = fuse::mount(
-            self.volume.clone(),
-            mountpoint,
-            tokio::runtime::Handle::current(),
-            self.mount_options.clone(),
-        )?;
+        let mounted =
+            Mounted::mount(self.volume.clone(), mountpoint, tokio::runtime::Handle::current(), &self.mount_options)?;
         let mounted = Arc::new(mounted);
         let path = mounted.mountpoint().to_owned();
         self.mounts.lock().insert(path.clone(), mounted.clone());
@@ -187,6 +186,12 @@ impl Daemon {
         let unmounted = tokio::task::spawn_blocking(move || mount.unmount()).await;
         unmounted.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         self.mounts.lock().remove(&path);
+        if tokio::time::timeout(LET_GO_DEADLINE, mounted.ended()).await.is_err() {
+            tracing::warn!(
+                "programs still have files of {} open; what they write from now on is not waited for",
+                path.display()
+            );
+        }
         Ok(())
     }
 
@@ -284,8 +289,8 @@ fn own_stats(host: &Host) -> PeerStats {
     let traffic = host.network().map(|network| network.traffic()).unwrap_or_default();
     PeerStats {
         usage: host.store().usage(),
-        sent_bytes: traffic.sent_bytes,
-        received_bytes: traffic.received_bytes,
+        sent_bytes: traffic.sent,
+        received_bytes: traffic.received,
         cpu_us: machine::cpu_us(),
         resident_bytes: machine::resident_bytes(),
     }

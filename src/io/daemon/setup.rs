@@ -172,9 +172,8 @@ pub fn record(config: &Config, key: PeerKey) -> PeerRecord {
 pub fn quic_settings(config: &Config) -> quic::Settings {
     quic::Settings {
         listen: config.listen,
-        max_mtu: config.mtu,
-        gso: config.gso,
-        shard_deadline: config.shard_deadline,
+        mtu: config.mtu,
+        request_stall: config.shard_deadline,
         ..quic::Settings::default()
     }
 }

@@ -1,9 +1,9 @@
 //! The kernel's requests, each answered at once from memory or by a task. The kernel's types end here.
 
+use super::caller;
 use super::convert::{errno, file_attr, file_type, lock, lock_type, time_change};
 use super::invalidate::Invalidator;
 use super::mount::MAX_REQUEST_BYTES;
-use super::caller;
 use crate::id::Ino;
 use crate::namespace::Kind;
 use crate::volume::attributes::{AttributeChange, without_suid};
@@ -386,14 +386,7 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn flush(
-        &self,
-        _request: &Request,
-        number: INodeNo,
-        fh: FileHandle,
-        owner: fuser::LockOwner,
-        reply: ReplyEmpty,
-    ) {
+    fn flush(&self, _request: &Request, number: INodeNo, fh: FileHandle, owner: fuser::LockOwner, reply: ReplyEmpty) {
         self.spawn(|inner| async move {
             let flushed = inner.volume.flush(handle(fh)).await;
             // Any close lets go of the process' byte-range locks; after the flush, so that who gets them next sees
@@ -606,15 +599,7 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn lseek(
-        &self,
-        _request: &Request,
-        _number: INodeNo,
-        fh: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
+    fn lseek(&self, _request: &Request, _number: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         self.spawn(|inner| async move {
             answer!(reply, inner.volume.seek(handle(fh), offset, whence).await, found => reply.offset(found));
         });

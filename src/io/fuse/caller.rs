@@ -31,7 +31,10 @@ mod tests {
     #[test]
     fn a_pending_signal_counts_unless_blocked_or_ignored() {
         let status = |pending: u64, blocked: u64, ignored: u64| {
-            format!("Name:\tcat\nSigPnd:\t{pending:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\n", 0)
+            format!(
+                "Name:\tcat\nSigPnd:\t{pending:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\n",
+                0
+            )
         };
         assert!(has_signal(&status(1 << 8, 0, 0)));
         assert!(!has_signal(&status(1 << 8, 1 << 8, 0)));

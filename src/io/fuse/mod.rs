@@ -105,3 +105,6 @@ impl Drop for Mounted {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -178,10 +178,9 @@ fn mount_directly(fd: OwnedFd, mountpoint: &Path) -> Result<OwnedFd, MountError>
     let error = io::Error::last_os_error();
     let path = mountpoint.to_owned();
     Err(match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => MountError::NotPermitted {
-            path,
-            why: format!("mount: {error}; in a container, add '--cap-add SYS_ADMIN'"),
-        },
+        Some(libc::EPERM | libc::EACCES) => {
+            MountError::NotPermitted { path, why: format!("mount: {error}; in a container, add '--cap-add SYS_ADMIN'") }
+        }
         Some(libc::ENODEV) => MountError::NoDevice,
         _ => MountError::Failed { path, doing: "mounted", why: error.to_string() },
     })
@@ -192,9 +191,8 @@ fn mount_by_program(mountpoint: &Path) -> Result<OwnedFd, MountError> {
     let refused = |why: String| MountError::NotPermitted { path: mountpoint.to_owned(), why };
     let (ours, theirs) = UnixStream::pair().map_err(|error| refused(error.to_string()))?;
     let theirs_fd = theirs.as_raw_fd();
-    let options = format!(
-        "fsname=shoal,subtype=shoal,default_permissions,nodev,nosuid,noatime,max_read={MAX_REQUEST_BYTES}"
-    );
+    let options =
+        format!("fsname=shoal,subtype=shoal,default_permissions,nodev,nosuid,noatime,max_read={MAX_REQUEST_BYTES}");
     let mut command = Command::new("fusermount3");
     command.arg("-o").arg(options).arg("--").arg(mountpoint);
     command.env("_FUSE_COMMFD", theirs_fd.to_string()).stdout(Stdio::null()).stderr(Stdio::piped());

@@ -9,6 +9,8 @@ mod home;
 mod log;
 mod shards;
 mod sys;
+
+pub use sys::write_whole;
 mod tree;
 
 pub use error::StoreError;

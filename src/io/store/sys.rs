@@ -108,7 +108,7 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 /// Writes a whole small file so that after a crash it is there entirely or not at all. Durable on return.
-pub(super) fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+pub fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
     file.write_all(content)?;

@@ -35,9 +35,7 @@ struct Model {
 impl Model {
     fn take(&mut self, owner: u64, kind: LockKind, first: u64, last: u64) -> bool {
         let free = self.bytes[first as usize..=last as usize].iter().all(|byte| {
-            byte.iter().all(|(other, held)| {
-                *other == owner || (*held == LockKind::Shared && kind == LockKind::Shared)
-            })
+            byte.iter().all(|(other, held)| *other == owner || (*held == LockKind::Shared && kind == LockKind::Shared))
         });
         if free {
             for byte in &mut self.bytes[first as usize..=last as usize] {
