@@ -17,7 +17,7 @@ use std::time::Instant;
 /// MiB/s and CPU-seconds per GiB of each limit.
 pub fn table(mib: usize, rounds: usize) -> String {
     let mut table = Table::new(&["limit", "MiB/s", "CPU-seconds per GiB"]);
-    let limits: [(&str, fn(usize) -> Cost); 6] = [
+    let limits: [Limit; 6] = [
         ("disk: write and fsync", disk_write),
         ("disk: cold read", disk_read),
         ("SHA-256, one core", sha256),
@@ -33,6 +33,9 @@ pub fn table(mib: usize, rounds: usize) -> String {
     }
     table.to_string()
 }
+
+/// What it is, and how it is measured over so many mebibytes.
+type Limit = (&'static str, fn(usize) -> Cost);
 
 struct Cost {
     mib_s: f64,
@@ -71,7 +74,11 @@ fn written(path: &std::path::Path, pattern: &Pattern, mib: usize) {
 
 fn sha256(mib: usize) -> Cost {
     let pattern = Pattern::new(3);
-    cost(mib, || (0..mib).for_each(|i| drop(black_box(Sha256::digest(pattern.mebibyte(i))))))
+    cost(mib, || {
+        for i in 0..mib {
+            black_box(Sha256::digest(pattern.mebibyte(i)));
+        }
+    })
 }
 
 const GEOMETRY: Geometry = Geometry { data: 4, parity: 2 };
@@ -79,7 +86,9 @@ const GEOMETRY: Geometry = Geometry { data: 4, parity: 2 };
 fn encode(mib: usize) -> Cost {
     let (codec, block) = (Codec::new(), Bytes::from(tree::noise(4, 1 << 20)));
     cost(mib, || {
-        (0..mib).for_each(|_| drop(black_box(codec.encode(GEOMETRY, &block).expect("a block can be encoded"))));
+        for _ in 0..mib {
+            black_box(codec.encode(GEOMETRY, &block).expect("a block can be encoded"));
+        }
     })
 }
 

@@ -1,7 +1,8 @@
 //! What a large file costs on a share of six peers on this machine, beside the machine's own limits measured in the
 //! same run. Prints Markdown. Started by `scripts/bench.sh`.
 
-#[allow(dead_code)]
+// The tests use more of it.
+#[allow(dead_code, unused_imports)]
 #[path = "../../tests/mounts/harness/mod.rs"]
 mod harness;
 mod limits;

@@ -71,6 +71,9 @@ fn a_dead_peer_is_reported_dead_and_a_restarted_one_alive() {
     let mut cluster = Cluster::share(4);
     cluster.kill(3);
     cluster.wait_until(DETECTION, "a killed peer is known dead", |c| (0..3).all(|i| !c.sees_alive(i, 3)));
+    let status = cluster.status(0);
+    let peers = status["peers"].as_array().expect("status lists peers");
+    assert!(peers.iter().all(|p| p["alive"] == (p["name"] != "peer3")), "{status}");
     cluster.restart(3);
     cluster.all_in_sight();
     cluster.pause(2);

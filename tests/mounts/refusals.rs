@@ -48,16 +48,12 @@ fn a_mountpoint_must_exist_be_empty_and_be_free() {
 #[test]
 fn a_home_is_founded_once() {
     let cluster = a_home();
-    let before = cluster_files(&cluster);
+    let before = tree::survey(&cluster.home(0));
     refused(cluster.run(0, &["init"]), &["already"]);
     let ticket = "shoal-ticket";
     let ran = cluster.run(0, &["join", ticket]);
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
-    assert_eq!(before, cluster_files(&cluster), "what was refused changed nothing");
-}
-
-fn cluster_files(cluster: &Cluster) -> Vec<u8> {
-    tree::survey(&cluster.home(0)).into_keys().flatten().collect()
+    tree::assert_same("what was refused changed nothing", &before, &tree::survey(&cluster.home(0)));
 }
 
 #[test]
@@ -204,6 +200,7 @@ fn a_full_disk_is_an_error_that_loses_nothing() {
     fs::create_dir_all(&home).unwrap();
     let path = home.to_str().unwrap().to_owned();
     tool(&["mount", "-t", "tmpfs", "-o", "size=96m,mode=0700", "small", &path]);
+    fs::write(home.join("config.toml"), "reserve_percent = 1\nreserve_bytes = '1 MiB'\n").unwrap();
     cluster.init(0);
     let mount = cluster.mount(0);
     let kept = tree::noise(1, 4 << 20);

@@ -11,6 +11,7 @@ pub use command::{PATIENCE, Ran, ends_within, run, tool};
 use leftovers::kill;
 use network::Network;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -127,7 +128,8 @@ impl Cluster {
     pub fn all_in_sight(&mut self) {
         let running: Vec<_> = (0..self.machines.len()).filter(|i| self.is_running(*i)).collect();
         self.wait_until(PATIENCE, "every running peer sees every other alive", |cluster| {
-            running.iter().all(|i| running.iter().all(|j| cluster.sees_alive(*i, *j)))
+            let names: BTreeSet<_> = running.iter().map(|i| format!("peer{i}")).collect();
+            running.iter().all(|i| cluster.alive(*i).is_superset(&names))
         });
     }
 
@@ -320,10 +322,14 @@ impl Cluster {
 
     /// Whether machine `i` reports machine `j` alive.
     pub fn sees_alive(&self, i: usize, j: usize) -> bool {
-        let name = format!("peer{j}");
-        let ran = self.run(i, &["status", "--json"]);
-        let status: Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
-        status["peers"].as_array().is_some_and(|all| all.iter().any(|p| p["name"] == *name && p["alive"] == true))
+        self.alive(i).contains(&format!("peer{j}"))
+    }
+
+    /// The names of those whom machine `i` reports alive; none if it does not answer.
+    pub fn alive(&self, i: usize) -> BTreeSet<String> {
+        let peers: Value = serde_json::from_str(&self.run(i, &["peers", "--json"]).stdout).unwrap_or_default();
+        let alive = peers.as_array().into_iter().flatten().filter(|p| p["alive"] == true);
+        alive.filter_map(|p| p["name"].as_str().map(str::to_owned)).collect()
     }
 
     /// Polls until `condition` holds; a panic saying `what` was awaited if it does not in time.
