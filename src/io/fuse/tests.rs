@@ -3,7 +3,7 @@
 use super::*;
 use crate::id::Ino;
 use crate::volume::attributes::AttributeChange;
-use crate::volume::one_machine::volume;
+use crate::volume::testing::Share;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -21,7 +21,7 @@ struct World {
 
 /// A volume whose root belongs to who runs the tests.
 fn own_volume(runtime: &tokio::runtime::Runtime) -> Volume {
-    let volume = volume();
+    let volume = Share::new(1).volume(0);
     // SAFETY: takes no arguments and cannot fail.
     let uid = Some(unsafe { libc::geteuid() });
     let owner = AttributeChange { uid, ..Default::default() };
@@ -383,7 +383,8 @@ fn the_free_space_is_that_of_the_share() {
         assert_eq!(libc::statvfs(c_path(world.mounted.mountpoint()).as_ptr(), &mut figures), 0);
         figures
     };
-    assert_eq!(figures.f_bavail * figures.f_frsize, crate::volume::one_machine::FREE);
+    let free = Share::new(1).volume(0).figures().free;
+    assert_eq!(figures.f_bavail * figures.f_frsize, free);
     assert_eq!(figures.f_namemax, 255);
     world.end();
 }
@@ -406,7 +407,8 @@ fn a_mount_in_use_goes_when_its_last_file_is_closed() {
 fn someone_elses_umount_is_noticed_and_a_second_mount_is_refused() {
     let world = world();
     let handle = world.runtime.handle().clone();
-    let again = Mounted::mount(volume(), world.mounted.mountpoint(), handle.clone(), &MountOptions::default());
+    let again =
+        Mounted::mount(Share::new(1).volume(0), world.mounted.mountpoint(), handle.clone(), &MountOptions::default());
     assert!(matches!(again, Err(MountError::AlreadyMounted(_))));
     let program: &[&str] = if mount::is_root() { &["umount"] } else { &["fusermount3", "-u"] };
     let status = std::process::Command::new(program[0]).args(&program[1..]).arg(world.mounted.mountpoint()).status();
