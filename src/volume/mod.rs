@@ -3,7 +3,8 @@
 //! Writes are laid over the namespace's extents in memory (`dirty`); every chunk that fills up is hashed, encoded
 //! and put while the file is still being written (`write`, `place`); then an op names what was stored
 //! (`commit`, `flush`). Reads look through what is laid over to the extents, and fetch blocks from whoever
-//! has their shards soonest (`read`, `fetch`, `cache`).
+//! has their shards soonest (`read`, `fetch`, `cache`). What is not content is in `names`, `attributes`, `xattrs`,
+//! `directory` and `locks`.
 
 pub mod attributes;
 mod cache;
@@ -15,8 +16,6 @@ mod flush;
 mod handle;
 pub mod locks;
 pub mod names;
-#[cfg(test)]
-pub(crate) mod one_machine;
 mod place;
 pub mod ports;
 mod read;

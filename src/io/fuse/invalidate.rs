@@ -4,6 +4,7 @@
 //! wait for us. So nothing that serves requests ever notifies: it queues here, and one thread of its own does it.
 
 use crate::id::Ino;
+use crate::namespace::Key;
 use bytes::Bytes;
 use fuser::{INodeNo, Notifier};
 use parking_lot::{Condvar, Mutex};
@@ -22,6 +23,28 @@ pub enum Invalidation {
     Attributes(Ino),
     /// What a name in a directory stands for.
     Entry(Ino, Bytes),
+}
+
+impl Invalidation {
+    /// What follows from records that other machines' ops have changed.
+    pub fn of(touched: &BTreeSet<Key>) -> Vec<Invalidation> {
+        let mut found = BTreeSet::new();
+        for key in touched {
+            match key {
+                Key::Inode(ino) => found.insert(Invalidation::Attributes(*ino)),
+                Key::Extent(ino, _) => found.insert(Invalidation::Inode(*ino)),
+                Key::Entry(parent, name) => found.insert(Invalidation::Entry(*parent, name.clone())),
+                // The kernel does not keep these.
+                Key::Xattr(..) | Key::Block(_) | Key::Group(_) | Key::Peer(_) | Key::Counter(_) => false,
+            };
+        }
+        let whole = found.clone();
+        found.retain(|one| match one {
+            Invalidation::Attributes(ino) => !whole.contains(&Invalidation::Inode(*ino)),
+            _ => true,
+        });
+        found.into_iter().collect()
+    }
 }
 
 /// The most invalidations that wait. Past it, names and attributes are left to the time the kernel keeps them for,
@@ -154,6 +177,22 @@ fn notify(notifier: &Notifier, invalidation: &Invalidation) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn changed_content_takes_the_pages_and_changed_attributes_do_not() {
+        let name = Bytes::from_static(b"a");
+        let touched = BTreeSet::from([
+            Key::Inode(Ino(1)),
+            Key::Entry(Ino(1), name.clone()),
+            Key::Inode(Ino(5)),
+            Key::Extent(Ino(5), 0),
+            Key::Extent(Ino(5), 4096),
+            Key::Xattr(Ino(6), name.clone()),
+        ]);
+        let expected =
+            [Invalidation::Inode(Ino(5)), Invalidation::Attributes(Ino(1)), Invalidation::Entry(Ino(1), name)];
+        assert_eq!(Invalidation::of(&touched), expected);
+    }
 
     #[test]
     fn the_same_invalidation_is_queued_once() {

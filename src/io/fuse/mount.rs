@@ -85,7 +85,12 @@ pub(super) fn mount(mountpoint: &Path) -> Result<Connection, MountError> {
         Ok(fd) => fd,
         Err(error) => match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => return Err(MountError::NoDevice),
-            _ => return Err(MountError::NotPermitted { path: mountpoint, why: format!("/dev/fuse: {error}") }),
+            _ => {
+                return Err(MountError::NotPermitted {
+                    path: mountpoint,
+                    why: format!("/dev/fuse: {error}; root can open it to all with 'chmod 666 /dev/fuse'"),
+                });
+            }
         },
     };
     let fd = if is_root() {

@@ -1,7 +1,9 @@
 //! A real mount of a share of one machine. Needs `/dev/fuse` and the right to mount, and fails without.
 
 use super::*;
-use crate::volume::one_machine::volume;
+use crate::id::Ino;
+use crate::volume::attributes::AttributeChange;
+use crate::volume::testing::Share;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -17,10 +19,20 @@ struct World {
     _home: tempfile::TempDir,
 }
 
+/// A volume whose root belongs to who runs the tests.
+fn own_volume(runtime: &tokio::runtime::Runtime) -> Volume {
+    let volume = Share::new(1).volume(0);
+    // SAFETY: takes no arguments and cannot fail.
+    let uid = Some(unsafe { libc::geteuid() });
+    let owner = AttributeChange { uid, ..Default::default() };
+    runtime.block_on(volume.set_attributes(Ino::ROOT, owner, 0)).unwrap();
+    volume
+}
+
 fn world() -> World {
     let home = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let mounted = Mounted::mount(volume(), home.path(), runtime.handle().clone(), &MountOptions::default());
+    let mounted = Mounted::mount(own_volume(&runtime), home.path(), runtime.handle().clone(), &MountOptions::default());
     let mounted = mounted.unwrap_or_else(|error| panic!("no mount is possible here: {error}"));
     World { mounted, runtime, _home: home }
 }
@@ -371,7 +383,8 @@ fn the_free_space_is_that_of_the_share() {
         assert_eq!(libc::statvfs(c_path(world.mounted.mountpoint()).as_ptr(), &mut figures), 0);
         figures
     };
-    assert_eq!(figures.f_bavail * figures.f_frsize, crate::volume::one_machine::FREE);
+    let free = Share::new(1).volume(0).figures().free;
+    assert_eq!(figures.f_bavail * figures.f_frsize, free);
     assert_eq!(figures.f_namemax, 255);
     world.end();
 }
@@ -394,14 +407,17 @@ fn a_mount_in_use_goes_when_its_last_file_is_closed() {
 fn someone_elses_umount_is_noticed_and_a_second_mount_is_refused() {
     let world = world();
     let handle = world.runtime.handle().clone();
-    let again = Mounted::mount(volume(), world.mounted.mountpoint(), handle.clone(), &MountOptions::default());
+    let again =
+        Mounted::mount(Share::new(1).volume(0), world.mounted.mountpoint(), handle.clone(), &MountOptions::default());
     assert!(matches!(again, Err(MountError::AlreadyMounted(_))));
-    // SAFETY: a C string.
-    assert_eq!(unsafe { libc::umount2(c_path(world.mounted.mountpoint()).as_ptr(), libc::MNT_DETACH) }, 0);
+    let program: &[&str] = if mount::is_root() { &["umount"] } else { &["fusermount3", "-u"] };
+    let status = std::process::Command::new(program[0]).args(&program[1..]).arg(world.mounted.mountpoint()).status();
+    assert!(status.unwrap().success());
     let ended = async { tokio::time::timeout(Duration::from_secs(10), world.mounted.ended()).await };
     world.runtime.block_on(ended).unwrap();
     world.mounted.unmount().unwrap();
-    let next = Mounted::mount(volume(), world.mounted.mountpoint(), handle, &MountOptions::default()).unwrap();
+    let next = Mounted::mount(own_volume(&world.runtime), world.mounted.mountpoint(), handle, &MountOptions::default())
+        .unwrap();
     world.mounted.unmount().unwrap();
     fs::write(next.mountpoint().join("file"), "the newer mount is left alone").unwrap();
     next.unmount().unwrap();
@@ -411,13 +427,14 @@ fn someone_elses_umount_is_noticed_and_a_second_mount_is_refused() {
 fn what_changes_elsewhere_is_seen_at_once_when_announced() {
     let home = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let (volume, forever) = (volume(), MountOptions { cache_for: Duration::from_secs(3600), ..Default::default() });
+    let (volume, forever) =
+        (own_volume(&runtime), MountOptions { cache_for: Duration::from_secs(3600), ..Default::default() });
     let mounted = Mounted::mount(volume.clone(), home.path(), runtime.handle().clone(), &forever).unwrap();
     let path = mounted.mountpoint().join("file");
     fs::write(&path, "x").unwrap();
-    let root = crate::id::Ino::ROOT;
+    let root = Ino::ROOT;
     let ino = volume.lookup(root, b"file").unwrap().ino;
-    let change = crate::volume::attributes::AttributeChange { mode: Some(0o600), ..Default::default() };
+    let change = AttributeChange { mode: Some(0o600), ..Default::default() };
     runtime.block_on(volume.set_attributes(ino, change, 0)).unwrap();
     runtime.block_on(volume.rename(root, b"file", root, b"other", 0)).unwrap();
     mounted
