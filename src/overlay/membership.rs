@@ -131,6 +131,8 @@ pub struct Membership {
     /// The last one called.
     called: PeerTag,
     calling: bool,
+    /// How often it came back as its next generation.
+    rejoins: u32,
     left: bool,
 }
 
@@ -152,6 +154,7 @@ impl Membership {
             alive: BTreeSet::new(),
             called: PeerTag(0),
             calling: false,
+            rejoins: 0,
             left: false,
         }
     }
@@ -324,6 +327,12 @@ impl Membership {
             let _ = self.foca.gossip(&mut self.outbox);
         }
         if rejoined {
+            // One generation more is enough for a peer that was declared dead, not for one whose clock was set back
+            // before it started: steps that double make up for decades within some forty refusals, a message each.
+            self.rejoins += 1;
+            if let Some(next) = self.foca.identity().later(1 << self.rejoins.min(42)) {
+                let _ = self.foca.change_identity(next, &mut self.outbox);
+            }
             self.call_some();
         }
         while let Some((to, bytes)) = self.outbox.to_send() {

@@ -106,6 +106,16 @@ fn the_code_stays_what_its_id_says() {
 }
 
 #[test]
+fn an_unusual_geometry_does_as_well() {
+    let (codec, block) = (Codec::new(), block(70_001, 11));
+    for geometry in [geometry(16, 16), geometry(31, 1), geometry(2, 30), geometry(1, 31), geometry(32, 0)] {
+        let shards = codec.encode(geometry, &block).unwrap();
+        let last: Vec<u8> = (geometry.parity..geometry.shards() as u8).collect();
+        assert_eq!(codec.decode(geometry, 70_001, pick(&shards, &last)).unwrap(), block);
+    }
+}
+
+#[test]
 fn one_codec_serves_all_tasks() {
     let (codec, block) = (Codec::new(), block(1000, 9));
     let shards = codec.encode(geometry(3, 2), &block).unwrap();

@@ -4,23 +4,20 @@ use super::caller;
 use super::convert::{errno, file_attr, file_type, lock, lock_type, time_change};
 use super::invalidate::Invalidator;
 use super::mount::MAX_REQUEST_BYTES;
+use super::serving::{GENERATION, Serving, answer, sized};
 use crate::id::Ino;
 use crate::namespace::Kind;
-use crate::volume::attributes::{AttributeChange, without_suid};
-use crate::volume::directory::Directory;
-use crate::volume::locks::{LockOwner, Locks};
+use crate::volume::attributes::AttributeChange;
+use crate::volume::locks::LockOwner;
 use crate::volume::names::NewNode;
-use crate::volume::ports::Errno;
-use crate::volume::{Attributes, HandleId, OpenFlags, Volume};
+use crate::volume::{HandleId, OpenFlags, Volume};
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig,
+    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
-use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::future::Future;
 use std::io;
@@ -28,7 +25,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// What is asked of the kernel where it has it. Not among them: the write-back cache (the kernel would own size and
@@ -56,28 +52,12 @@ const MAX_BACKGROUND: u16 = 64;
 /// The most of one `copy_file_range`; the kernel asks again for the rest.
 const MAX_COPY: u64 = 1 << 30;
 
-/// Numbers are never reused, so one generation is enough.
-const GENERATION: Generation = Generation(0);
-
 /// The block size in which `statfs` counts.
 const STATFS_BLOCK: u32 = 4096;
 
 pub(super) struct Adapter {
-    inner: Arc<Inner>,
+    inner: Arc<Serving>,
     runtime: tokio::runtime::Handle,
-}
-
-struct Inner {
-    volume: Volume,
-    locks: Locks,
-    invalidator: Invalidator,
-    cache_for: Duration,
-    directories: Mutex<BTreeMap<u64, Arc<Directory>>>,
-    last_directory: AtomicU64,
-    /// Handles opened with `O_APPEND`.
-    appending: Mutex<BTreeSet<HandleId>>,
-    /// The kernel reads and writes past its cache where asked to, and still maps such files.
-    direct_append: bool,
 }
 
 /// Runs a callback; one that panics has its reply dropped, which answers `EIO`, and the thread lives on.
@@ -95,15 +75,6 @@ fn handle(handle: FileHandle) -> HandleId {
     HandleId(handle.0)
 }
 
-macro_rules! answer {
-    ($reply:ident, $result:expr, $ok:pat => $done:expr) => {
-        match $result {
-            Ok($ok) => $done,
-            Err(error) => $reply.error(errno(error)),
-        }
-    };
-}
-
 impl Adapter {
     pub(super) fn new(
         volume: Volume,
@@ -111,20 +82,11 @@ impl Adapter {
         invalidator: Invalidator,
         cache_for: Duration,
     ) -> Adapter {
-        let inner = Inner {
-            volume,
-            locks: Locks::new(),
-            invalidator,
-            cache_for,
-            directories: Mutex::default(),
-            last_directory: AtomicU64::new(0),
-            appending: Mutex::default(),
-            direct_append: false,
-        };
+        let inner = Serving::new(volume, invalidator, cache_for);
         Adapter { inner: Arc::new(inner), runtime }
     }
 
-    fn spawn<F: Future<Output = ()> + Send + 'static>(&self, task: impl FnOnce(Arc<Inner>) -> F) {
+    fn spawn<F: Future<Output = ()> + Send + 'static>(&self, task: impl FnOnce(Arc<Serving>) -> F) {
         self.runtime.spawn(task(self.inner.clone()));
     }
 
@@ -134,65 +96,6 @@ impl Adapter {
             let made = inner.volume.make(ino(parent), &name, node).await;
             inner.entry(reply, made);
         });
-    }
-}
-
-impl Inner {
-    fn entry(&self, reply: ReplyEntry, found: Result<Attributes, Errno>) {
-        answer!(reply, found, attributes => reply.entry(&self.cache_for, &file_attr(&attributes), GENERATION))
-    }
-
-    fn attr(&self, reply: ReplyAttr, found: Result<Attributes, Errno>) {
-        answer!(reply, found, attributes => reply.attr(&self.cache_for, &file_attr(&attributes)))
-    }
-
-    fn directory(&self, fh: FileHandle) -> Result<Arc<Directory>, Errno> {
-        self.directories.lock().get(&fh.0).cloned().ok_or(Errno(libc::EBADF))
-    }
-
-    /// What the kernel is told of a new handle.
-    fn opened(&self, ino: Ino, handle: HandleId, append: bool, keep_cache: bool) -> FopenFlags {
-        self.invalidator.opened(ino);
-        let mut flags = FopenFlags::empty();
-        if append {
-            self.appending.lock().insert(handle);
-            if self.direct_append {
-                // Where an append lands is not the kernel's to know: others may append as well.
-                flags |= FopenFlags::FOPEN_DIRECT_IO;
-            }
-        }
-        if keep_cache {
-            flags |= FopenFlags::FOPEN_KEEP_CACHE;
-        }
-        flags
-    }
-
-    async fn open(&self, ino: Ino, flags: OpenFlags, caller: u32) -> Result<(HandleId, FopenFlags), Errno> {
-        let opened = self.volume.open(ino, flags).await?;
-        if flags.truncate && caller != 0 {
-            let mode = self.volume.attributes(ino)?.mode;
-            if without_suid(mode) != mode {
-                let change = AttributeChange { mode: Some(without_suid(mode)), ..Default::default() };
-                self.volume.set_attributes(ino, change, caller).await?;
-            }
-        }
-        Ok((opened.handle, self.opened(ino, opened.handle, flags.append && flags.write, opened.keep_cache)))
-    }
-
-    async fn write(&self, handle: HandleId, offset: u64, data: Bytes, flags: WriteFlags) -> Result<u32, Errno> {
-        let kill_suid = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let mapped = flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        if mapped && self.appending.lock().contains(&handle) {
-            // A page of a mapping goes where it came from, whichever handle the kernel picked to write it back.
-            let ino = self.volume.handle_ino(handle)?;
-            let place = OpenFlags { read: false, write: true, append: false, truncate: false };
-            let other = self.volume.open(ino, place).await?.handle;
-            let written = self.volume.write(other, offset, data, kill_suid).await;
-            let flushed = self.volume.flush(other).await;
-            self.volume.release(other).await;
-            return flushed.and(written);
-        }
-        self.volume.write(handle, offset, data, kill_suid).await
     }
 }
 
@@ -410,9 +313,7 @@ impl Filesystem for Adapter {
             if let Some(owner) = owner {
                 inner.locks.release(ino(number), LockOwner(owner.0));
             }
-            inner.appending.lock().remove(&handle(fh));
-            inner.volume.release(handle(fh)).await;
-            inner.invalidator.released(ino(number));
+            inner.release(ino(number), handle(fh)).await;
             reply.ok();
         });
     }
@@ -427,9 +328,7 @@ impl Filesystem for Adapter {
         guarded("opendir", || {
             let inner = &self.inner;
             answer!(reply, inner.volume.open_directory(ino(number)), directory => {
-                let fh = inner.last_directory.fetch_add(1, Ordering::Relaxed) + 1;
-                inner.directories.lock().insert(fh, Arc::new(directory));
-                reply.opened(FileHandle(fh), FopenFlags::empty());
+                reply.opened(inner.keep_directory(directory), FopenFlags::empty());
             });
         });
     }
@@ -476,7 +375,7 @@ impl Filesystem for Adapter {
         _flags: fuser::OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.inner.directories.lock().remove(&fh.0);
+        self.inner.drop_directory(fh);
         reply.ok();
     }
 
@@ -656,14 +555,5 @@ impl Filesystem for Adapter {
         reply: ReplyPoll,
     ) {
         reply.error(fuser::Errno::ENOSYS);
-    }
-}
-
-/// The value, its size where none was given, or `ERANGE` where it does not fit.
-fn sized(reply: ReplyXattr, size: u32, value: &[u8]) {
-    match size as usize {
-        0 => reply.size(value.len() as u32),
-        room if room < value.len() => reply.error(fuser::Errno::ERANGE),
-        _ => reply.data(value),
     }
 }

@@ -5,6 +5,7 @@ mod caller;
 mod convert;
 mod invalidate;
 mod mount;
+mod serving;
 
 pub use invalidate::{Invalidation, Invalidator, MAX_PENDING};
 pub use mount::{MountError, MountOptions};

@@ -85,7 +85,6 @@ impl HomePaths {
 }
 
 /// A home that this process holds: nobody else can until it is dropped.
-#[derive(Debug)]
 pub struct Home {
     paths: HomePaths,
     share: ShareId,

@@ -1,11 +1,12 @@
 use super::*;
-use crate::time::WallTime;
 use proptest::prelude::*;
 use rand::RngExt;
 use std::collections::BTreeMap;
 
 const SECOND: u64 = 1_000_000_000;
 const MS: u64 = 1_000_000;
+/// What the clocks show when the network starts: milliseconds of sixty years.
+const CLOCK: u64 = 60 * 365 * 86_400_000;
 
 /// What is on its way to a peer.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ impl Share {
             size,
         };
         for tag in 1..=size {
-            share.start(tag, 1_000_000);
+            share.start(tag, CLOCK);
             let pause = share.random.random_range(0..500 * MS) / u64::from(size);
             share.run(pause);
         }
@@ -64,8 +65,8 @@ impl Share {
         let peer = PeerTag(tag);
         *self.lives.entry(peer).or_default() += 1;
         let seed = self.random.random();
-        let wall = WallTime((clock * MS + self.now) as i64);
-        self.peers.insert(peer, Membership::new(Member::starting(peer, wall), Settings::default(), seed));
+        let member = Member { tag: peer, generation: clock + self.now / MS };
+        self.peers.insert(peer, Membership::new(member, Settings::default(), seed));
         self.event(peer, MembershipEvent::Introduce((1..=self.size).map(PeerTag).collect()));
     }
 
@@ -182,7 +183,7 @@ fn a_peer_that_starts_again_is_up_again_everywhere() {
         let mut share = Share::of(size, 1);
         share.kill(1);
         share.run(away);
-        share.start(1, 1_000_000);
+        share.start(1, CLOCK);
         share.run(3 * SECOND);
         assert_eq!(share.views(), share.whole(), "{size} peers, away {away}");
     }
@@ -298,7 +299,7 @@ fn the_same_seed_gives_the_same_history() {
 #[test]
 fn news_of_strangers_and_from_strangers_is_not_believed() {
     let mut known = Share::of(3, 8);
-    let mut one = Membership::new(Member::starting(PeerTag(1), WallTime(1)), Settings::default(), 0);
+    let mut one = Membership::new(Member { tag: PeerTag(1), generation: 1 }, Settings::default(), 0);
     one.handle(MembershipEvent::Introduce(vec![PeerTag(2)]));
     // Peer 2 knows peer 3 and says so; peer 1 has not been introduced to it.
     let mut from_two = Vec::new();
@@ -325,8 +326,8 @@ fn news_of_strangers_and_from_strangers_is_not_believed() {
 proptest! {
     #[test]
     fn bytes_of_any_kind_never_make_it_panic(junk in prop::collection::vec(any::<u8>(), 0..80), at in 0usize..60, flip: u8) {
-        let mut one = Membership::new(Member::starting(PeerTag(1), WallTime(1)), Settings::default(), 0);
-        let mut two = Membership::new(Member::starting(PeerTag(2), WallTime(1)), Settings::default(), 0);
+        let mut one = Membership::new(Member { tag: PeerTag(1), generation: 1 }, Settings::default(), 0);
+        let mut two = Membership::new(Member { tag: PeerTag(2), generation: 1 }, Settings::default(), 0);
         one.handle(MembershipEvent::Introduce(vec![PeerTag(2)]));
         one.handle(MembershipEvent::Datagram { from: PeerTag(2), bytes: junk.into() });
         // A real datagram with one byte changed.

@@ -1,0 +1,174 @@
+//! Bytes that are not what was written are never served, and never thrown away.
+
+use super::*;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+
+fn flip(path: &Path, at: u64) {
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x20], at).unwrap();
+}
+
+/// Bytes of the header, and some of the content.
+fn places(shard: &Shard) -> Vec<u64> {
+    let end = (HEADER + shard.bytes.len()) as u64;
+    (0..HEADER as u64).chain([64, 65, end / 2, end - 2, end - 1]).collect()
+}
+
+#[tokio::test]
+async fn a_flipped_bit_anywhere_is_found_and_the_shard_can_be_put_again() {
+    for (in_volume, shard) in [(true, small(1)), (false, large(1))] {
+        let home = tempfile::tempdir().unwrap();
+        let shards = open(home.path());
+        for (count, at) in places(&shard).into_iter().enumerate() {
+            shards.put(shard.clone()).await.unwrap();
+            if in_volume {
+                let spot = shards.store.state.lock().index[&shard.id].location.spot().unwrap();
+                flip(&first_volume(home.path()), u64::from(spot.offset) + at);
+            } else {
+                flip(&path_of(&shards, &shard), at);
+            }
+            assert!(is_damaged(shards.get(shard.id).await), "byte {at}");
+            assert!(is_missing(shards.get(shard.id).await), "reported once, then it is not there");
+            assert_eq!(aside(home.path()).len(), count + 1);
+        }
+        shards.put(shard.clone()).await.unwrap();
+        assert_eq!(shards.get(shard.id).await.unwrap(), shard);
+        assert_eq!(open(home.path()).list(), [shard.id]);
+    }
+}
+
+#[tokio::test]
+async fn a_volume_damaged_while_nobody_ran_gives_every_other_shard() {
+    let home = tempfile::tempdir().unwrap();
+    let shards = open(home.path());
+    let all: Vec<Shard> = (0..5).map(small).collect();
+    for shard in &all {
+        shards.put(shard.clone()).await.unwrap();
+    }
+    let spot = shards.store.state.lock().index[&all[2].id].location.spot().unwrap();
+    drop(shards);
+    for at in 0..HEADER as u64 {
+        let offset = u64::from(spot.offset) + at;
+        flip(&first_volume(home.path()), offset);
+        let shards = open(home.path());
+        assert!(is_missing(shards.get(all[2].id).await));
+        for shard in [&all[0], &all[1], &all[3], &all[4]] {
+            assert_eq!(&shards.get(shard.id).await.unwrap(), shard);
+        }
+        flip(&first_volume(home.path()), offset);
+    }
+    let shards = open(home.path());
+    assert_eq!(shards.list().len(), 5);
+}
+
+#[tokio::test]
+async fn a_volume_cut_off_anywhere_serves_what_is_whole_and_takes_nothing_more() {
+    let home = tempfile::tempdir().unwrap();
+    let shards = open(home.path());
+    let all: Vec<Shard> = (0..3).map(|n| shard(n, 100 + n as usize)).collect();
+    for shard in &all {
+        shards.put(shard.clone()).await.unwrap();
+    }
+    let spot = shards.store.state.lock().index[&all[2].id].location.spot().unwrap();
+    drop(shards);
+    let bytes = fs::read(first_volume(home.path())).unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    for end in spot.offset as usize + 1..bytes.len() {
+        let volumes = copy.path().join("volumes");
+        let _ = fs::remove_dir_all(&volumes);
+        fs::create_dir(&volumes).unwrap();
+        fs::write(first_volume(copy.path()), &bytes[..end]).unwrap();
+        for again in [false, true] {
+            let shards = open(copy.path());
+            assert_eq!(shards.get(all[1].id).await.unwrap(), all[1]);
+            if again {
+                assert_eq!(shards.get(all[2].id).await.unwrap(), all[2]);
+            } else {
+                assert!(is_missing(shards.get(all[2].id).await));
+                shards.put(all[2].clone()).await.unwrap();
+            }
+        }
+        assert_eq!(fs::read(first_volume(copy.path())).unwrap(), &bytes[..end]);
+    }
+}
+
+#[tokio::test]
+async fn foreign_truncated_and_misnamed_files_are_set_aside_and_never_served() {
+    let home = tempfile::tempdir().unwrap();
+    let shards = open(home.path());
+    let (cut, renamed, moved, good, long) = (large(1), large(2), large(3), large(4), large(5));
+    for shard in [&cut, &renamed, &moved, &good, &long] {
+        shards.put(shard.clone()).await.unwrap();
+    }
+    let resize = |shard: &Shard, by: i64| {
+        let file = OpenOptions::new().write(true).open(path_of(&shards, shard)).unwrap();
+        file.set_len((file.metadata().unwrap().len() as i64 + by) as u64).unwrap();
+    };
+    resize(&cut, -1);
+    resize(&long, 1);
+    // Under another shard's name, but of the same size: only its header tells.
+    let mut other = Shard { id: large(6).id, ..renamed.clone() };
+    fs::rename(path_of(&shards, &renamed), path_of(&shards, &other)).unwrap();
+    let elsewhere = shards.store.files.directory((moved.id.block.0[0] ^ 1).into());
+    let moved_path = path_of(&shards, &moved);
+    fs::rename(&moved_path, elsewhere.join(moved_path.file_name().unwrap())).unwrap();
+    let directory = shards.store.files.directory(9);
+    fs::write(directory.join("notes.txt"), "mine").unwrap();
+    fs::create_dir(directory.join("folder")).unwrap();
+    fs::write(directory.join("12.tmp"), "unfinished").unwrap();
+    fs::write(home.path().join("volumes/00000009.volume"), "no volume").unwrap();
+    fs::write(home.path().join("volumes/1.volume"), "no volume").unwrap();
+    drop(shards);
+
+    let shards = open(home.path());
+    assert_eq!(aside(home.path()).len(), 7, "{:?}", aside(home.path()));
+    assert!(!directory.join("12.tmp").exists());
+    for shard in [&cut, &renamed, &moved, &long] {
+        assert!(is_missing(shards.get(shard.id).await));
+    }
+    assert!(is_damaged(shards.get(other.id).await));
+    assert_eq!(shards.get(good.id).await.unwrap(), good);
+    assert_eq!(aside(home.path()).len(), 8);
+    other.bytes = large(6).bytes;
+    drop(shards);
+    assert_eq!(open(home.path()).list(), [good.id]);
+}
+
+#[tokio::test]
+async fn a_file_that_vanishes_under_a_running_store_is_damage_and_then_missing() {
+    let home = tempfile::tempdir().unwrap();
+    let shards = open(home.path());
+    let shard = large(1);
+    shards.put(shard.clone()).await.unwrap();
+    fs::remove_file(path_of(&shards, &shard)).unwrap();
+    shards.sync().await.unwrap();
+    assert!(is_damaged(shards.get(shard.id).await));
+    assert!(is_missing(shards.get(shard.id).await));
+}
+
+#[tokio::test]
+async fn a_volume_stored_as_content_does_not_come_alive_when_the_header_before_it_rots() {
+    let home = tempfile::tempdir().unwrap();
+    let shards = open(home.path());
+    let victim = small(1);
+    shards.put(victim.clone()).await.unwrap();
+    // Somebody keeps a copy of a volume in the share.
+    let mut content = fs::read(first_volume(home.path())).unwrap();
+    content.resize(content.len().next_multiple_of(64), 0);
+    let carrier = Shard {
+        id: ShardId { block: BlockName::of(&content), index: 0 },
+        geometry: Geometry { data: 1, parity: 0 },
+        block_bytes: content.len() as u32,
+        crc: crc32c::crc32c(&content),
+        bytes: content.into(),
+    };
+    shards.put(carrier.clone()).await.unwrap();
+    shards.remove(vec![victim.id]).await.unwrap();
+    let spot = shards.store.state.lock().index[&carrier.id].location.spot().unwrap();
+    drop(shards);
+    flip(&first_volume(home.path()), spot.offset.into());
+    assert!(open(home.path()).list().is_empty());
+}
