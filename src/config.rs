@@ -80,6 +80,9 @@ pub enum ConfigError {
     /// The person has to correct the file.
     #[error("{path}{place}: {why}; correct it, or take the line out to have the default", path = path.display())]
     Wrong { path: PathBuf, place: Place, why: String },
+    /// The person has to give another flag.
+    #[error("--set: {why}; correct it, or leave it out")]
+    Flag { why: String },
     /// The file is there, but cannot be read.
     #[error("{path}: cannot be read: {error}; make it readable to this user", path = path.display())]
     Unreadable { path: PathBuf, error: std::io::Error },
@@ -116,6 +119,22 @@ impl Config {
         }
         let text = String::from_utf8(bytes).map_err(|_| wrong(None, "it is not UTF-8 text"))?;
         Config::parse(&text).map_err(|(line, why)| wrong(line, &why))
+    }
+
+    /// These settings with some of them set otherwise, by name, as on a command line. A value is TOML, or, where it
+    /// is none, a text.
+    pub fn with(path: &Path, settings: &[(String, String)]) -> Result<Config, ConfigError> {
+        let config = Config::load(path)?;
+        if settings.is_empty() {
+            return Ok(config);
+        }
+        let mut table =
+            std::fs::read_to_string(path).ok().and_then(|text| text.parse::<toml::Table>().ok()).unwrap_or_default();
+        for (name, value) in settings {
+            let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("v"));
+            table.insert(name.clone(), parsed.unwrap_or_else(|| toml::Value::String(value.clone())));
+        }
+        table.try_into().map_err(|error: toml::de::Error| ConfigError::Flag { why: error.message().to_owned() })
     }
 
     /// The settings in this text, or the line and the reason why not.

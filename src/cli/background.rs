@@ -135,6 +135,44 @@ pub fn end(child: &mut Child, patience: Duration) {
     }
 }
 
+/// Runs a command to its end, which must be a success. `check` is asked all the while whether it may go on; where not,
+/// or when somebody interrupts, the command is killed. What it says wrong is in the error.
+pub fn run_to_end(command: &mut Command, mut check: impl FnMut(&Child) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let name = Path::new(command.get_program()).display().to_string();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("{name} cannot be started"))?;
+    let errors = child.stderr.take();
+    let listener = std::thread::spawn(move || {
+        let mut said = Vec::new();
+        if let Some(mut errors) = errors {
+            let _ = errors.by_ref().take(4096).read_to_end(&mut said);
+            // The rest is taken too: a full pipe would stop the command.
+            let _ = std::io::copy(&mut errors, &mut std::io::sink());
+        }
+        said
+    });
+    let status = loop {
+        if let Some(status) = child.try_wait().with_context(|| format!("{name} cannot be waited for"))? {
+            break status;
+        }
+        if let Err(stopped) = interrupt::check().and_then(|()| check(&child)) {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(stopped);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    if status.success() {
+        return Ok(());
+    }
+    let said = listener.join().unwrap_or_default();
+    let said = String::from_utf8_lossy(&said);
+    match said.trim() {
+        "" => bail!("{name} failed ({status})"),
+        said => bail!("{}", said.strip_prefix("shoal: ").unwrap_or(said)),
+    }
+}
+
 fn open_log(log: &Path) -> anyhow::Result<File> {
     if std::fs::metadata(log).is_ok_and(|found| found.len() > LOG_BYTES) {
         let mut aside = PathBuf::from(log).into_os_string();
@@ -204,6 +242,23 @@ mod tests {
         let log = directory.path().join("peer.log");
         std::fs::write(&log, "starting\nout of memory\n\n").unwrap();
         assert_eq!(last_words(&log), " (out of memory)");
+    }
+
+    #[test]
+    fn a_command_is_heard_to_its_end_or_stopped() {
+        let shell = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            command
+        };
+        assert!(run_to_end(&mut shell("exit 0"), |_| Ok(())).is_ok());
+        let failed = |script| run_to_end(&mut shell(script), |_| Ok(())).unwrap_err().to_string();
+        assert_eq!(failed("echo 'shoal: no ticket' >&2; exit 1"), "no ticket");
+        assert_eq!(failed("exit 3"), "sh failed (exit status: 3)");
+        // More than a pipe holds.
+        assert!(failed("head -c 1000000 /dev/zero | tr '\\0' x >&2; exit 1").len() <= 4096);
+        let stopped = run_to_end(&mut shell("exec sleep 1000"), |_| bail!("too slow")).unwrap_err();
+        assert_eq!(stopped.to_string(), "too slow");
     }
 
     #[test]

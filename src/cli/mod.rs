@@ -1,7 +1,7 @@
 //! The commands, one file each. [`parse`] reads the command line, [`run`] does what it says.
 //!
-//! What they share: [`output`] (tables, sizes, progress), [`sharepath`] (which path of the share is meant),
-//! [`background`] (peers as processes of their own), [`interrupt`] (Ctrl-C).
+//! What they share: `output` (tables, sizes, progress), `sharepath` (which path of the share is meant),
+//! `background` (peers as processes of their own), `interrupt` (Ctrl-C).
 
 mod background;
 mod compare;

@@ -82,7 +82,7 @@ fn run_until_stopped(
         );
     }
     log_to_stderr();
-    daemon::run(home, RunOptions { mountpoint, foreground: true, overrides }, ready)
+    daemon::run(home, RunOptions { mountpoint, overrides }, ready)
 }
 
 fn log_to_stderr() {

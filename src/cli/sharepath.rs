@@ -25,8 +25,13 @@ pub struct Mounted {
 pub fn in_share(client: &Client, given: &Path) -> anyhow::Result<ByteText> {
     let mounts = mounts()?;
     let ours = our_mounts(client)?;
-    let absolute = absolute(given)?;
-    match locate(&absolute, &mounts, &ours) {
+    let mut place = locate(&absolute(given)?, &mounts, &ours);
+    if place == Place::Outside {
+        // A link outside that leads into a mount.
+        let real = std::fs::canonicalize(given);
+        place = real.map_or(Place::Outside, |real| locate(&real, &mounts, &ours));
+    }
+    match place {
         Place::Ours(path) => Ok(ByteText::from(path.as_path())),
         Place::Foreign(mountpoint) => bail!(
             "{} lies in the mount {} of another peer's home than {}; give that home with --home",

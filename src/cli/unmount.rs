@@ -13,13 +13,17 @@ pub struct Args {
 }
 
 pub fn run(home: &Path, args: Args) -> anyhow::Result<()> {
-    let mountpoint = sharepath::absolute(&args.mountpoint)?;
+    let mut mountpoint = sharepath::absolute(&args.mountpoint)?;
+    if sharepath::mount_at(&mountpoint)?.is_none() {
+        // Mounted through a link: the kernel knows only where it leads.
+        mountpoint = std::fs::canonicalize(&mountpoint).unwrap_or(mountpoint);
+    }
     let shown = mountpoint.display();
-    let Some(mount) = sharepath::mount_at(&mountpoint)? else {
+    if sharepath::mount_at(&mountpoint)?.is_none() {
         bail!("{shown} is no mount of a share");
-    };
+    }
     if sharepath::is_dead(&mountpoint) {
-        sharepath::detach(&mount.mountpoint)?;
+        sharepath::detach(&mountpoint)?;
         return output::print(&format!("The peer behind {shown} was gone; let go of the mount it left.\n"));
     }
     if running(home)?.is_none() {

@@ -1,20 +1,48 @@
 //! A file's life between the kernel and the shards.
+//!
+//! Writes are laid over the namespace's extents in memory (`dirty`); every chunk that fills up is hashed, encoded
+//! and put while the file is still being written (`write`, `place`); then an op names what was stored
+//! (`commit`, `flush`). Reads look through what is laid over to the extents, and fetch blocks from whoever
+//! has their shards soonest (`read`, `fetch`, `cache`).
 
 pub mod attributes;
+mod cache;
+mod commit;
 pub mod directory;
+mod dirty;
+mod fetch;
+mod flush;
+mod handle;
 pub mod locks;
 pub mod names;
 #[cfg(test)]
 pub(crate) mod one_machine;
+mod place;
 pub mod ports;
+mod read;
+mod shape;
+#[doc(hidden)]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+mod write;
 pub mod xattrs;
 
-use crate::id::Ino;
-use crate::time::WallTime;
-use bytes::Bytes;
-use ports::{Control, Errno, ShardNetwork, ShardStore};
+use crate::erasure::Codec;
+use crate::id::{BlockName, Ino};
+use crate::time::{Stamp, WallTime};
+use cache::BlockCache;
+use handle::{FileState, Handle};
+use parking_lot::Mutex;
+use place::Placer;
+use ports::{Control, ShardNetwork, ShardStore};
+use quick_cache::sync::Cache;
+use read::Fetched;
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
 
 /// The content of a share's files as this machine reads and writes it. Cheap to clone.
 ///
@@ -26,13 +54,37 @@ pub struct Volume {
 
 struct Inner {
     control: Arc<dyn Control>,
-    #[allow(dead_code)]
     store: Arc<dyn ShardStore>,
-    #[allow(dead_code)]
     network: Arc<dyn ShardNetwork>,
-    #[allow(dead_code)]
     settings: VolumeSettings,
+    codec: Codec,
+    /// What is open or dirty. Lock order: namespace, `files`, a file's state.
+    files: Mutex<HashMap<Ino, Arc<FileState>>>,
+    handles: Mutex<HashMap<HandleId, Arc<Handle>>>,
+    next_handle: AtomicU64,
+    /// A permit a byte of dirty data.
+    budget: Arc<Semaphore>,
+    /// A round of commits to make room is under way.
+    relieving: AtomicBool,
+    stores: Semaphore,
+    fetches: Semaphore,
+    processors: Semaphore,
+    placer: Placer,
+    cache: BlockCache,
+    fetching: Mutex<HashMap<BlockName, watch::Receiver<Fetched>>>,
+    /// The content each file had when this machine last opened it, or made it what it is.
+    opened: Cache<Ino, Stamp>,
 }
+
+/// Blocks on their way to the shards at once: enough to keep every participant busy, few enough that their
+/// parity shards stay small beside the dirty data.
+const BLOCKS_STORED_AT_ONCE: usize = 16;
+
+/// Blocks on their way from the shards at once.
+const BLOCKS_FETCHED_AT_ONCE: usize = 24;
+
+/// Files whose content at the last open is remembered.
+const OPENED_REMEMBERED: usize = 1 << 16;
 
 /// The bounds of a [`Volume`].
 #[derive(Clone, Debug)]
@@ -123,128 +175,47 @@ pub struct Attributes {
 /// The longest file: offsets fit in the kernel's `loff_t`.
 pub const MAX_FILE_BYTES: u64 = i64::MAX as u64;
 
-#[allow(unused_variables)]
 impl Volume {
+    /// A volume over its ports. Nothing is read or written until it is asked to.
     pub fn new(
         control: Arc<dyn Control>,
         store: Arc<dyn ShardStore>,
         network: Arc<dyn ShardNetwork>,
         settings: VolumeSettings,
     ) -> Volume {
-        Volume { inner: Arc::new(Inner { control, store, network, settings }) }
+        let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        // Tokio's semaphores count no further; nor does memory.
+        let dirty = usize::try_from(settings.dirty_bytes).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
+        Volume {
+            inner: Arc::new(Inner {
+                control,
+                store,
+                network,
+                codec: Codec::new(),
+                files: Mutex::default(),
+                handles: Mutex::default(),
+                next_handle: AtomicU64::new(1),
+                budget: Arc::new(Semaphore::new(dirty)),
+                relieving: AtomicBool::new(false),
+                stores: Semaphore::new(BLOCKS_STORED_AT_ONCE),
+                fetches: Semaphore::new(BLOCKS_FETCHED_AT_ONCE),
+                processors: Semaphore::new(processors),
+                placer: Placer::default(),
+                cache: BlockCache::new(settings.cache_bytes),
+                fetching: Mutex::default(),
+                opened: Cache::new(OPENED_REMEMBERED),
+                settings: VolumeSettings { dirty_bytes: dirty as u64, ..settings },
+            }),
+        }
     }
 
+    /// The control plane this volume works over.
     pub fn control(&self) -> &dyn Control {
         &*self.inner.control
     }
 
-    /// The attributes of an inode, dirty size and times included. `ENOENT` for one that is gone; an orphan
-    /// still has them until it is reaped.
-    pub fn attributes(&self, ino: Ino) -> Result<Attributes, Errno> {
-        todo!()
-    }
-
-    /// Opens a regular file; `O_TRUNC` is honoured here. Access is the caller's to check.
-    pub async fn open(&self, ino: Ino, flags: OpenFlags) -> Result<Opened, Errno> {
-        todo!()
-    }
-
-    /// Opens a file just created here (its inode is in the namespace already); nothing is truncated.
-    pub fn open_created(&self, ino: Ino, flags: OpenFlags) -> Result<HandleId, Errno> {
-        todo!()
-    }
-
-    pub async fn read(&self, handle: HandleId, offset: u64, len: u32) -> Result<Bytes, Errno> {
-        todo!()
-    }
-
-    /// Writes all of `data`; at the end of the file when opened with `O_APPEND`. `kill_suid`: the kernel asks
-    /// that setuid and setgid bits go (`FUSE_WRITE_KILL_SUIDGID`).
-    pub async fn write(&self, handle: HandleId, offset: u64, data: Bytes, kill_suid: bool) -> Result<u32, Errno> {
-        todo!()
-    }
-
-    /// What `close` does: content stored, ops at every connected peer. Returns an error of the write-back once.
-    pub async fn flush(&self, handle: HandleId) -> Result<(), Errno> {
-        todo!()
-    }
-
-    /// As `flush`, and shards and ops on stable storage.
-    pub async fn fsync(&self, handle: HandleId) -> Result<(), Errno> {
-        todo!()
-    }
-
-    /// The last use of the handle is gone. The last handle of an orphan reaps it.
-    pub async fn release(&self, handle: HandleId) {
-        todo!()
-    }
-
-    /// Sets the size: what is past it goes, what is new reads as zeros. Committed with the next flush if the
-    /// file is open here, else at once.
-    pub async fn truncate(&self, ino: Ino, size: u64) -> Result<(), Errno> {
-        todo!()
-    }
-
-    /// `fallocate(2)`: mode 0 and `KEEP_SIZE` promise nothing about space, `PUNCH_HOLE` and `ZERO_RANGE` make
-    /// zeros; other modes are `EOPNOTSUPP`.
-    pub async fn allocate(&self, handle: HandleId, offset: u64, len: u64, mode: i32) -> Result<(), Errno> {
-        todo!()
-    }
-
-    /// `lseek(2)` for `SEEK_DATA` and `SEEK_HOLE`.
-    pub async fn seek(&self, handle: HandleId, offset: i64, whence: i32) -> Result<i64, Errno> {
-        todo!()
-    }
-
-    /// `copy_file_range(2)`; whole extents are shared, not copied.
-    pub async fn copy_range(
-        &self,
-        from: HandleId,
-        from_offset: u64,
-        to: HandleId,
-        to_offset: u64,
-        len: u64,
-    ) -> Result<u64, Errno> {
-        todo!()
-    }
-
-    /// The inode behind a handle.
-    pub fn handle_ino(&self, handle: HandleId) -> Result<Ino, Errno> {
-        todo!()
-    }
-
-    /// Whether some handle of this machine has it open.
-    pub fn is_open(&self, ino: Ino) -> bool {
-        todo!()
-    }
-
-    /// A name of `ino` went: if that was the last, by an op of this peer, and it is not open here, it is reaped.
-    pub fn note_unlinked(&self, ino: Ino) {
-        todo!()
-    }
-
-    /// To be called just before times are set by an op: an uncommitted write shall not change them afterwards.
-    pub fn note_times(&self, ino: Ino, mtime: Option<WallTime>) {
-        todo!()
-    }
-
-    /// Commits all files; the ones that could not be, with why.
-    pub async fn flush_all(&self, durable: bool) -> Result<(), Vec<(Ino, Errno)>> {
-        todo!()
-    }
-
-    /// Waits until every connected peer has this peer's ops up to `seq`.
-    pub async fn settle(&self, seq: u64) -> Result<(), Errno> {
-        self.inner.control.settle(seq, false).await
-    }
-
-    /// Forgets every cached block.
-    pub fn drop_caches(&self) {
-        todo!()
-    }
-
-    /// Another machine changed the content of `ino`.
-    pub fn invalidated(&self, ino: Ino) {
-        todo!()
+    /// Bytes written here and not stored yet, over all files.
+    pub fn dirty_bytes(&self) -> u64 {
+        self.inner.settings.dirty_bytes.saturating_sub(self.inner.budget.available_permits() as u64)
     }
 }

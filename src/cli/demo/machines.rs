@@ -6,11 +6,14 @@ use crate::io::control::{Client, ControlReply, ControlRequest};
 use anyhow::{Context, bail};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 /// How many of the machines have the share mounted.
 const MOUNTED: usize = 2;
+
+/// How long making a home may take; joining is the longest.
+const MAKE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How long the machines may take until they all see one another.
 const TOGETHER_DEADLINE: Duration = Duration::from_secs(30);
@@ -65,15 +68,15 @@ impl Machines {
 
     /// A command that makes a home.
     fn make(&self, machine: usize, args: &[&str]) -> anyhow::Result<()> {
-        interrupt::check()?;
+        let start = Instant::now();
         let mut command: Command = background::this_program();
-        command.arg("--home").arg(self.home(machine)).args(args).stdin(Stdio::null());
-        let output = command.output().context("this program cannot be started again")?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("machine {} cannot {}: {}", machine + 1, args[0], said.trim().trim_start_matches("shoal: "));
-        }
-        Ok(())
+        let made = background::run_to_end(command.arg("--home").arg(self.home(machine)).args(args), |_| {
+            if start.elapsed() > MAKE_DEADLINE {
+                bail!("it took longer than {} s", MAKE_DEADLINE.as_secs());
+            }
+            Ok(())
+        });
+        made.with_context(|| format!("machine {} cannot {}", machine + 1, args[0]))
     }
 
     /// Starts the machine's peer, mounted on the first ones.

@@ -7,13 +7,13 @@
 mod machines;
 mod tree;
 
-use super::{interrupt, output};
+use super::{CHANGE_DEADLINE, background, interrupt, output};
 use crate::io::control::{ControlReply, ControlRequest, StatsReport, StatusReport};
 use crate::policy::Policy;
 use anyhow::{Context, bail};
 use machines::Machines;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use tree::Tree;
 
@@ -35,6 +35,9 @@ const POLICIES: [Policy; 2] = [Policy::Replicate(3), Policy::ReedSolomon { data:
 
 /// How many peers are killed.
 const KILLED: usize = 2;
+
+/// How long the killed ones may go unnoticed before the story goes on.
+const MISSED_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The directory in the share that takes the tree.
 const DIRECTORY: &str = "tree";
@@ -71,7 +74,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     ))?;
     let mut outcomes = Vec::new();
     for policy in POLICIES {
-        outcomes.push(show(&workplace.path, policy, &tree, usize::from(args.peers))?);
+        let outcome = show(&workplace.path, policy, &tree, usize::from(args.peers));
+        interrupt::check()?;
+        outcomes.push(match outcome {
+            Err(error) if !args.keep => bail!("{error:#} (shoal demo --keep leaves the peers' logs to look at)"),
+            outcome => outcome?,
+        });
     }
     drop(workplace);
     output::print(&table(&outcomes))?;
@@ -126,7 +134,7 @@ fn show(workplace: &Path, policy: Policy, tree: &Tree, peers: usize) -> anyhow::
     let verdict = verdict?;
     let read_seconds = start.elapsed().as_secs_f64();
     say(&format!(
-        "  read everything back on machine {} ({read_seconds:.1} s): {} of {} right in content, mode, owner, times and links",
+        "  read everything back on machine {} ({read_seconds:.1} s): {} of {} files, directories and links are right",
         reader + 1,
         verdict.right,
         tree.entries()
@@ -134,9 +142,10 @@ fn show(workplace: &Path, policy: Policy, tree: &Tree, peers: usize) -> anyhow::
     for wrong in verdict.wrong.iter().take(10) {
         say(&format!("    wrong: {wrong}"))?;
     }
-    let now = status(&machines, reader)?;
+    let now = once_missed(&machines, reader, peers - KILLED)?;
     let alive = now.peers.iter().filter(|peer| peer.alive).count();
-    say(&format!("  machine {} sees {alive} of {peers} machines, and {} cold groups", reader + 1, now.groups.cold))?;
+    let cold = output::count(now.groups.cold, "group is", "groups are");
+    say(&format!("  machine {} now sees {alive} of {peers} machines; {cold} cold", reader + 1))?;
     machines.stop();
     say("  stopped and unmounted everything\n")?;
     Ok(Outcome {
@@ -154,31 +163,21 @@ fn show(workplace: &Path, policy: Policy, tree: &Tree, peers: usize) -> anyhow::
 
 /// `cp -a` into the share, as anybody would.
 fn copy(tree: &Tree, directory: &Path) -> anyhow::Result<()> {
-    let mut command = Command::new("cp");
-    command.arg("-a").arg("--").arg(tree.root.join(".")).arg(directory).stdin(Stdio::null()).stderr(Stdio::piped());
-    let mut cp = command.spawn().context("cp cannot be started")?;
     let bar = output::bar("copying in", tree.bytes());
-    let status = loop {
-        if let Some(status) = cp.try_wait().context("cp cannot be waited for")? {
-            break status;
+    let mut last = (0, Instant::now());
+    let mut command = Command::new("cp");
+    let copied = background::run_to_end(command.arg("-a").arg("--").arg(tree.root.join(".")).arg(directory), |cp| {
+        let written = written_by(cp.id()).unwrap_or(0);
+        bar.set_position(written.min(tree.bytes()));
+        if written > last.0 {
+            last = (written, Instant::now());
+        } else if last.1.elapsed() > CHANGE_DEADLINE {
+            bail!("it wrote nothing for {} s", CHANGE_DEADLINE.as_secs());
         }
-        if let Err(interrupted) = interrupt::check() {
-            let _ = cp.kill();
-            let _ = cp.wait();
-            return Err(interrupted);
-        }
-        bar.set_position(written_by(cp.id()).unwrap_or(0).min(tree.bytes()));
-        std::thread::sleep(Duration::from_millis(50));
-    };
+        Ok(())
+    });
     bar.finish_and_clear();
-    if !status.success() {
-        let mut said = String::new();
-        if let Some(errors) = cp.stderr.take() {
-            let _ = std::io::Read::read_to_string(&mut std::io::Read::take(errors, 4096), &mut said);
-        }
-        bail!("cp -a failed ({status}): {}", said.trim());
-    }
-    Ok(())
+    copied.context("cp -a")
 }
 
 /// Bytes that a process has written so far.
@@ -198,6 +197,18 @@ fn status(machines: &Machines, machine: usize) -> anyhow::Result<StatusReport> {
     match machines.ask(machine, &ControlRequest::Status)? {
         ControlReply::Status(status) => Ok(status),
         other => Err(super::unexpected(&other)),
+    }
+}
+
+/// The status once no more than `alive` machines count as alive, or when that takes too long.
+fn once_missed(machines: &Machines, machine: usize, alive: usize) -> anyhow::Result<StatusReport> {
+    let deadline = Instant::now() + MISSED_DEADLINE;
+    loop {
+        let status = status(machines, machine)?;
+        if status.peers.iter().filter(|peer| peer.alive).count() <= alive || Instant::now() >= deadline {
+            return Ok(status);
+        }
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 

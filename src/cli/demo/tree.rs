@@ -1,6 +1,6 @@
 //! The tree that the demo copies in, and what it must look like when it comes out.
 
-use crate::cli::interrupt;
+use crate::cli::{background, interrupt};
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// A tree and all that is expected of its copy.
 #[derive(Debug)]
@@ -261,13 +261,9 @@ fn bounded(root: &Path, wanted: impl Fn(&Path, &Metadata) -> bool, mut bytes: u6
 fn stage(root: &Path, chosen: &[PathBuf], staging: &Path) -> anyhow::Result<()> {
     std::fs::create_dir(staging).with_context(|| format!("{} cannot be made", staging.display()))?;
     for some in chosen.chunks(500) {
-        interrupt::check()?;
         let mut command = Command::new("cp");
-        command.current_dir(root).args(["-a", "--parents", "--"]).args(some).arg(staging).stdin(Stdio::null());
-        let copied = command.output().context("cp cannot be started")?;
-        if !copied.status.success() {
-            bail!("cp -a cannot take the tree aside: {}", String::from_utf8_lossy(&copied.stderr).trim());
-        }
+        command.current_dir(root).args(["-a", "--parents", "--"]).args(some).arg(staging);
+        background::run_to_end(&mut command, |_| Ok(())).context("cp -a cannot take the tree aside")?;
     }
     Ok(())
 }

@@ -95,10 +95,6 @@ impl Host {
         self.network.get()
     }
 
-    pub fn log(&self) -> &Arc<OpLog> {
-        &self.log
-    }
-
     pub fn store(&self) -> &Arc<dyn ShardStore> {
         &self.store
     }

@@ -47,6 +47,8 @@ const LET_GO_DEADLINE: Duration = Duration::from_secs(3);
 pub struct RunOptions {
     /// Mount there before being ready.
     pub mountpoint: Option<PathBuf>,
+    /// Settings that win over `config.toml`: name and value.
+    pub overrides: Vec<(String, String)>,
 }
 
 /// A running peer with its mounts.
@@ -66,7 +68,7 @@ struct Daemon {
 pub fn run(home: &Path, options: RunOptions, ready: impl FnOnce()) -> anyhow::Result<()> {
     crate::erasure::check_cpu().map_err(anyhow::Error::msg)?;
     let home = Home::open(home)?;
-    let config = Config::load(&home.paths().config())?;
+    let config = Config::with(&home.paths().config(), &options.overrides)?;
     // Two workers serve the network and the data path; hashing and the disk have threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(run_in(home, config, options.mountpoint, ready));

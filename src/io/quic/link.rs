@@ -54,7 +54,14 @@ pub(super) async fn run(
         outbox: Outbox::default(),
         retired: CancellationToken::new(),
     });
-    come_up(&network, &peer, &link)?;
+    if let Err(why) = come_up(&network, &peer, &link) {
+        if link.connection.close_reason().is_none() {
+            // The other side may have seen this connection first, and use it until it sees the better one.
+            let _ = tokio::time::timeout(LINGER, serve::requests(&network, &peer, &connection)).await;
+            connection.close(code::REPLACED, SURPLUS.as_bytes());
+        }
+        return Err(why);
+    }
     network.tasks.spawn(read_control(network.clone(), peer.clone(), link.clone(), incoming));
     network.tasks.spawn(write_control(peer.clone(), link.clone(), outgoing));
     let why = tokio::select! {
@@ -95,16 +102,14 @@ async fn open(network: &Network, connection: &Connection) -> Result<(Sending, Re
     Ok((outgoing, incoming, preface))
 }
 
-/// Makes the link the peer's connection and tells the handler; the error says why it is not wanted.
+/// Makes the link the peer's connection and tells the handler; the error says why it is not wanted. A surplus
+/// one is left open.
 fn come_up(network: &Arc<Network>, peer: &Arc<Peer>, link: &Arc<Link>) -> Result<(), String> {
     let _turn = peer.turn.lock();
     let (offer, old) = peer.offer(link);
     match offer {
         Offer::Taken => {}
-        Offer::Surplus => {
-            link.connection.close(code::REPLACED, SURPLUS.as_bytes());
-            return Err(SURPLUS.to_owned());
-        }
+        Offer::Surplus => return Err(SURPLUS.to_owned()),
         Offer::Removed => {
             let (code, why) = removed(network);
             link.connection.close(code, why.as_bytes());
@@ -195,7 +200,10 @@ pub(super) fn drop_connection(peer: &Peer, connection: &Connection, error: &Stre
         }
         error => tracing::debug!(peer = %peer.tag, %error, "connection closed"),
     }
-    connection.close(fault(error), error.to_string().as_bytes());
+    // Closing again would hide the first reason.
+    if connection.close_reason().is_none() {
+        connection.close(fault(error), error.to_string().as_bytes());
+    }
 }
 
 fn fault(error: &StreamError) -> VarInt {

@@ -15,6 +15,7 @@ mod network;
 mod peer;
 mod serve;
 mod settings;
+mod socket;
 mod stream;
 mod tls;
 mod traffic;

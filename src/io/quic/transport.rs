@@ -1,8 +1,9 @@
-//! The socket, and how QUIC uses it.
+//! How QUIC is set up: windows, packet sizes, deadlines; dialling one address.
 
 use super::identity::{Identity, SERVER_NAME};
 use super::network::NetworkError;
 use super::settings::Settings;
+use super::socket::BatchedSocket;
 use super::tls;
 use crate::id::PeerKey;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -118,12 +119,12 @@ fn endpoint(
         std::io::ErrorKind::AddrInUse => NetworkError::InUse { address },
         _ => NetworkError::Bind { address, error },
     };
-    let socket = socket(settings, address).map_err(failed)?;
+    let socket = BatchedSocket::bind(settings, address).map_err(failed)?;
     let mut config = EndpointConfig::new(Arc::new(reset_key(identity)));
     config
         .max_udp_payload_size(settings.mtu.clamp(SMALLEST_MTU, 65_527))
         .map_err(|_| NetworkError::Tls("MTU".into()))?;
-    Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime)).map_err(failed)
+    Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(quinn::TokioRuntime)).map_err(failed)
 }
 
 /// The key by which a restarted peer resets the connections of its former run: the others then know at once
@@ -132,24 +133,6 @@ fn reset_key(identity: &Identity) -> ring::hmac::Key {
     use sha2::Digest;
     let seed = sha2::Sha256::new().chain_update(b"shoal stateless reset 1").chain_update(identity.pkcs8()).finalize();
     ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &seed)
-}
-
-fn socket(settings: &Settings, address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(address),
-        socket2::Type::DGRAM,
-        Some(socket2::Protocol::UDP),
-    )?;
-    if address.is_ipv6() {
-        socket.set_only_v6(false)?;
-    }
-    for set in [socket2::Socket::set_recv_buffer_size, socket2::Socket::set_send_buffer_size] {
-        if let Err(error) = set(&socket, settings.socket_buffer) {
-            tracing::warn!(%error, "the socket keeps its default buffers: bulk transfers may be slow");
-        }
-    }
-    socket.bind(&address.into())?;
-    Ok(socket.into())
 }
 
 fn transport(settings: &Settings, initial_mtu: u16) -> TransportConfig {

@@ -41,12 +41,6 @@ pub(super) fn punch(file: &File, offset: u64, len: u64) -> io::Result<()> {
     if error.raw_os_error() == Some(libc::EOPNOTSUPP) { Ok(()) } else { Err(error) }
 }
 
-/// Starts writing the file's dirty pages out, without waiting. Only a hint: errors show at the fsync after it.
-pub(super) fn start_writing(file: &File) {
-    // SAFETY: plain values and an open descriptor.
-    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
-}
-
 /// Writes both parts at `offset`, one after the other, in one call where the kernel takes it all.
 pub(super) fn write_both_at(file: &File, head: &[u8], body: &[u8], offset: u64) -> io::Result<()> {
     let total = head.len() + body.len();

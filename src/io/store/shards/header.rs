@@ -5,7 +5,7 @@ use crate::namespace::BLOCK_BYTES;
 use crate::policy::{Geometry, MAX_SHARDS};
 use crate::volume::ports::{Shard, ShardId};
 
-/// Bytes of a header; records in volumes also start at multiples of it.
+/// Bytes of a header; records also start at multiples of it.
 pub(super) const HEADER: usize = 64;
 
 /// Which code made the shard, frozen on disk: 1 is the systematic Reed-Solomon code over GF(2^8) with polynomial
@@ -49,14 +49,11 @@ impl Form {
 /// somebody stored in a share, are never taken for a header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Place {
-    /// The volume's random number; 0 for a file.
+    /// The volume's random number.
     pub salt: u64,
-    /// Bytes before the header in the volume; 0 for a file.
+    /// Bytes before the header in the volume.
     pub offset: u64,
 }
-
-/// Of a file with a single shard.
-pub(super) const IN_FILE: Place = Place { salt: 0, offset: 0 };
 
 /// A header as it was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -126,7 +123,7 @@ mod tests {
         let place = Place { salt: 99, offset: 640 };
         let bytes = header.encode(place);
         assert_eq!(Header::decode(&bytes, place), Ok(header));
-        for elsewhere in [Place { salt: 98, ..place }, Place { offset: 704, ..place }, IN_FILE] {
+        for elsewhere in [Place { salt: 98, ..place }, Place { offset: 704, ..place }] {
             assert!(Header::decode(&bytes, elsewhere).is_err());
         }
         for bit in 0..HEADER * 8 {

@@ -1,10 +1,13 @@
-//! The store of shards: small ones in volumes, larger ones in a file each, an index of all of them in memory.
+//! The store of shards: one behind the other in volumes, an index of all of them in memory.
 //!
-//! The index is rebuilt at every start from names and headers alone, so there is nothing to keep in step with
-//! the files. Every byte is checked when it is read; what fails is set aside and not served again. The disk
-//! is used on blocking threads, a few at a time, one hop a call.
+//! The index is rebuilt at every start from the headers alone, so there is nothing to keep in step with the
+//! volumes. Every byte is checked when it is read; what fails is set aside and not served again. The disk is
+//! used on blocking threads, a few at a time, one hop a call.
+//!
+//! Not a file a shard: making one costs several times the write itself where many files were deleted before
+//! (ext4 walks past their inodes for minutes), and a sync has to wait for each of them.
 
-mod files;
+mod aside;
 mod header;
 mod scan;
 mod sync;
@@ -18,8 +21,7 @@ use super::error::StoreError;
 use super::sys;
 use crate::id::PeerTag;
 use crate::volume::ports::{BoxFuture, Shard, ShardError, ShardId, ShardStore, StoreUsage};
-use files::Files;
-use header::{Form, HEADER, Header, IN_FILE};
+use header::{Form, HEADER, Header};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fs::DirBuilder;
@@ -30,14 +32,11 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use volumes::{Spot, Volumes};
 
-/// Shards up to this many bytes lie in volumes.
-const IN_VOLUME: usize = 128 << 10;
 /// Calls that may be writing, and calls that may be reading, at the same time; more wait for their turn.
 const WRITERS: usize = 4;
 const READERS: usize = 8;
-/// With so many shards written and not yet durable, they are made so without anybody asking.
-const CROWDED: usize = 1024;
-const PAGE: u64 = 4096;
+/// With so many bytes written and not yet durable, they are made so without anybody asking.
+const CROWDED: u64 = 256 << 20;
 
 /// How a store is to behave.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +66,6 @@ pub struct Shards {
 struct Store {
     root: PathBuf,
     aside: PathBuf,
-    files: Files,
     options: ShardsOptions,
     state: Mutex<State>,
 }
@@ -75,8 +73,6 @@ struct Store {
 struct State {
     index: HashMap<ShardId, Entry>,
     volumes: Volumes,
-    /// Bytes of disk of all files that hold one shard.
-    files_disk: u64,
     unsynced: sync::Unsynced,
     /// Why nothing can be promised any more.
     stopped: Option<String>,
@@ -86,25 +82,7 @@ struct State {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Entry {
     form: Form,
-    location: Location,
-}
-
-/// A spot in a volume, or the file of its own: volume 0.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Location(Spot);
-
-impl Location {
-    fn file() -> Location {
-        Location(Spot { volume: 0, offset: 0 })
-    }
-
-    fn volume(spot: Spot) -> Location {
-        Location(spot)
-    }
-
-    fn spot(self) -> Option<Spot> {
-        (self.0.volume != 0).then_some(self.0)
-    }
+    spot: Spot,
 }
 
 impl Shards {
@@ -112,26 +90,20 @@ impl Shards {
     /// off the async workers.
     pub fn open(root: &Path, options: ShardsOptions) -> Result<Shards, StoreError> {
         let (aside, volumes) = (root.join("aside"), root.join("volumes"));
-        for directory in [root, &aside, &volumes, &root.join("files")] {
+        for directory in [root, &aside, &volumes] {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
             made.map_err(StoreError::io("create", directory))?;
         }
-        let files = Files::open(root.join("files")).map_err(StoreError::io("create directories in", root))?;
         sys::sync_directory(root).map_err(StoreError::io("write", root))?;
         let mut volumes = Volumes::new(volumes);
         let mut found = scan::Found::default();
         scan::scan_volumes(&mut volumes, &aside, &mut found)?;
-        scan::scan_files(&files, &aside, &mut found)?;
-        let state = State {
-            index: found.index,
-            volumes,
-            files_disk: found.files_disk,
-            unsynced: sync::Unsynced::default(),
-            stopped: None,
-        };
-        let store = Store { root: root.to_owned(), aside, files, options, state: Mutex::new(state) };
+        let (unsynced, stopped) = (sync::Unsynced::default(), None);
+        let state = State { index: found.index, volumes, unsynced, stopped };
+        let store = Store { root: root.to_owned(), aside, options, state: Mutex::new(state) };
         for (id, entry) in found.displaced {
-            store.discard(&mut store.state.lock(), id, entry).map_err(StoreError::io("clean up", root))?;
+            let buried = store.state.lock().volumes.bury(entry.spot, id, entry.form);
+            buried.map_err(StoreError::io("clean up", root))?;
         }
         store.state.lock().volumes.delete_empty().map_err(StoreError::io("clean up", root))?;
         Ok(Shards {
@@ -160,7 +132,7 @@ impl Shards {
             for id in ids {
                 let mut state = store.state.lock();
                 let Some(entry) = state.index.remove(&id) else { continue };
-                store.discard(&mut state, id, entry).map_err(|error| disk("remove", &error))?;
+                state.volumes.bury(entry.spot, id, entry.form).map_err(|error| disk("remove", &error))?;
                 removed += 1;
             }
             Ok(removed)
@@ -195,10 +167,7 @@ impl ShardStore for Shards {
     }
 
     fn usage(&self) -> StoreUsage {
-        let stored = {
-            let state = self.store.state.lock();
-            state.files_disk + state.volumes.disk()
-        };
+        let stored = self.store.state.lock().volumes.disk();
         match sys::space(&self.store.root) {
             Ok(space) => StoreUsage { stored, free: self.store.above_reserve(&space), capacity: space.capacity },
             Err(_) => StoreUsage { stored, free: 0, capacity: 0 },
@@ -253,48 +222,30 @@ impl Store {
         if self.above_reserve(&space) < (HEADER + form.bytes()) as u64 {
             return Err(ShardError::Full { peer: self.options.me });
         }
-        let location = if form.bytes() <= IN_VOLUME { self.put_in_volume(shard) } else { self.put_in_file(shard) };
-        let location = location.map_err(|error| match error.kind() {
+        let spot = self.write(shard).map_err(|error| match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ShardError::Full { peer: self.options.me },
             _ => disk("write", &error),
         })?;
         let mut state = self.state.lock();
-        if location.spot().is_none() {
-            state.files_disk += file_disk(&form);
+        if let Some(older) = state.index.insert(id, Entry { form, spot }) {
+            state.volumes.bury(older.spot, id, older.form).map_err(|error| disk("replace", &error))?;
         }
-        let entry = Entry { form, location };
-        if let Some(older) = state.index.insert(id, entry) {
-            if older == entry {
-                // Both wrote the same file.
-                state.files_disk -= file_disk(&form);
-            } else {
-                self.discard(&mut state, id, older).map_err(|error| disk("replace", &error))?;
-            }
-        }
-        Ok(state.unsynced.note(id, location))
+        Ok(state.unsynced.note(spot.volume, volumes::span(&form)))
     }
 
-    fn put_in_volume(&self, shard: &Shard) -> io::Result<Location> {
+    fn write(&self, shard: &Shard) -> io::Result<Spot> {
         let form = Form::of(shard);
         let (spot, record) = {
             let mut state = self.state.lock();
             let (spot, record, made) = state.volumes.reserve(&form)?;
-            state.unsynced.volumes_directory |= made;
+            state.unsynced.directory |= made;
             (spot, record)
         };
-        match record.write(shard) {
-            Ok(()) => Ok(Location::volume(spot)),
-            Err(error) => {
-                // Nothing may find half of it. Where that fails too, its checksum tells.
-                let _ = self.state.lock().volumes.bury(spot, shard.id, form);
-                Err(error)
-            }
-        }
-    }
-
-    fn put_in_file(&self, shard: &Shard) -> io::Result<Location> {
-        self.files.write(shard)?;
-        Ok(Location::file())
+        record.write(shard).inspect_err(|_| {
+            // Nothing may find half of it. Where that fails too, its checksum tells.
+            let _ = self.state.lock().volumes.bury(spot, shard.id, form);
+        })?;
+        Ok(spot)
     }
 
     fn get(&self, id: ShardId) -> Result<Shard, ShardError> {
@@ -305,16 +256,11 @@ impl Store {
             let (entry, record) = {
                 let mut state = self.state.lock();
                 let Some(entry) = state.index.get(&id).copied() else { return Err(missing) };
-                let record = entry.location.spot().map(|spot| state.volumes.record(spot));
-                (entry, record.transpose().map_err(|error| disk("open the volume of", &error))?)
+                (entry, state.volumes.record(entry.spot))
             };
-            let place = record.as_ref().map_or(IN_FILE, |record| record.place);
-            let read = match &record {
-                Some(record) => record.read(&entry.form),
-                None => self.files.read(&id, &entry.form),
-            };
+            let read = record.and_then(|record| Ok((record.read(&entry.form)?, record.place)));
             let what = match read {
-                Ok(bytes) => match check(&id, &entry.form, &bytes, place) {
+                Ok((bytes, place)) => match check(&id, &entry.form, &bytes, place) {
                     Ok(()) => {
                         let Form { geometry, block_bytes, crc } = entry.form;
                         let bytes = bytes::Bytes::from(bytes).slice(HEADER..);
@@ -323,7 +269,7 @@ impl Store {
                     Err(what) => what,
                 },
                 Err(error) if error.raw_os_error() == Some(libc::EIO) => "the disk cannot read it",
-                Err(error) if error.kind() == io::ErrorKind::NotFound => "its file is gone",
+                Err(error) if error.kind() == io::ErrorKind::NotFound => "its volume is gone",
                 Err(error) => return Err(disk("read", &error)),
             };
             if self.condemn(id, entry, what) {
@@ -341,14 +287,7 @@ impl Store {
             return false;
         }
         state.index.remove(&id);
-        let path = self.files.path(&id, &entry.form);
-        let kept = match entry.location.spot() {
-            None => {
-                state.files_disk = state.files_disk.saturating_sub(file_disk(&entry.form));
-                files::set_aside(&self.aside, &path)
-            }
-            Some(spot) => self.copy_aside(&mut state, &path, id, entry.form, spot),
-        };
+        let kept = self.copy_aside(&mut state, id, entry);
         let kept = match kept {
             Ok(kept) => format!("what is left of it is {}", kept.display()),
             Err(error) => format!("nothing of it could be kept: {error}"),
@@ -357,25 +296,11 @@ impl Store {
         true
     }
 
-    fn copy_aside(&self, state: &mut State, path: &Path, id: ShardId, form: Form, spot: Spot) -> io::Result<PathBuf> {
-        let to = files::free_name(&self.aside, &path.file_name().unwrap_or_default().to_string_lossy());
-        let copied = state.volumes.record(spot)?.read(&form).and_then(|bytes| std::fs::write(&to, bytes));
-        state.volumes.bury(spot, id, form)?;
+    fn copy_aside(&self, state: &mut State, id: ShardId, entry: Entry) -> io::Result<PathBuf> {
+        let to = aside::free_name(&self.aside, &format!("{}.{}.shard", id.block, id.index));
+        let copied = state.volumes.record(entry.spot)?.read(&entry.form).and_then(|bytes| std::fs::write(&to, bytes));
+        state.volumes.bury(entry.spot, id, entry.form)?;
         copied.map(|()| to)
-    }
-
-    /// Gives back the space of what has left the index.
-    fn discard(&self, state: &mut State, id: ShardId, entry: Entry) -> io::Result<()> {
-        match entry.location.spot() {
-            Some(spot) => state.volumes.bury(spot, id, entry.form),
-            None => {
-                state.files_disk = state.files_disk.saturating_sub(file_disk(&entry.form));
-                match std::fs::remove_file(self.files.path(&id, &entry.form)) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                    _ => Ok(()),
-                }
-            }
-        }
     }
 }
 
@@ -390,9 +315,4 @@ fn check(id: &ShardId, form: &Form, bytes: &[u8], place: header::Place) -> Resul
         return Err("it is cut short");
     }
     if crc32c::crc32c(bytes) != form.crc { Err("its bytes fail their checksum") } else { Ok(()) }
-}
-
-/// Bytes of disk of a file that holds one shard.
-fn file_disk(form: &Form) -> u64 {
-    ((HEADER + form.bytes()) as u64).next_multiple_of(PAGE)
 }

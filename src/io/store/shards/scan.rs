@@ -2,10 +2,10 @@
 
 use super::super::error::StoreError;
 use super::super::sys;
-use super::files::{self, DIRECTORIES, Files, UNFINISHED, set_aside};
+use super::Entry;
+use super::aside::set_aside;
 use super::header::{HEADER, Header, Place};
 use super::volumes::{self, Spot, Volume, Volumes};
-use super::{Entry, Location};
 use crate::volume::ports::ShardId;
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -19,8 +19,6 @@ const WINDOW: usize = 16 * 1024;
 #[derive(Default)]
 pub(super) struct Found {
     pub index: HashMap<ShardId, Entry>,
-    /// Bytes of disk of the files.
-    pub files_disk: u64,
     /// Older copies of shards in the index.
     pub displaced: Vec<(ShardId, Entry)>,
 }
@@ -33,37 +31,12 @@ impl Found {
     }
 }
 
-/// Finds all shard files by their names and sizes.
-pub(super) fn scan_files(files: &Files, aside: &Path, found: &mut Found) -> Result<(), StoreError> {
-    for byte in 0..DIRECTORIES {
-        let directory = files.directory(byte);
-        for_each(&directory, |path, name| {
-            if name.ends_with(UNFINISHED) {
-                return fs::remove_file(path).map_err(StoreError::io("delete", path));
-            }
-            let data = fs::symlink_metadata(path).map_err(StoreError::io("read", path))?;
-            let shard = files::parse(name).filter(|(id, form)| {
-                usize::from(id.block.0[0]) == byte && data.is_file() && data.len() == (HEADER + form.bytes()) as u64
-            });
-            match shard {
-                Some((id, form)) => {
-                    found.files_disk += data.blocks() * 512;
-                    found.add(id, Entry { form, location: Location::file() });
-                    Ok(())
-                }
-                None => reject(aside, path),
-            }
-        })?;
-    }
-    Ok(())
-}
-
 /// Finds all records of all volumes by their headers.
 pub(super) fn scan_volumes(volumes: &mut Volumes, aside: &Path, found: &mut Found) -> Result<(), StoreError> {
     let root = volumes.root().to_owned();
     let mut numbers = Vec::new();
     for_each(&root, |path, name| {
-        if name.ends_with(UNFINISHED) {
+        if name.ends_with(".tmp") {
             return fs::remove_file(path).map_err(StoreError::io("delete", path));
         }
         let number = name.strip_suffix(".volume").and_then(|digits| digits.parse().ok());
@@ -92,23 +65,27 @@ fn scan_volume(path: &Path, number: u32, found: &mut Found) -> Result<Option<Vol
     let first = window.header(0).map_err(StoreError::io("read", path))?;
     let Some(salt) = volumes::check_header(first, number) else { return Ok(None) };
     let len = data.len();
-    let (mut at, mut live, mut strange) = (HEADER as u64, 0, None);
+    let (mut at, mut live, mut sealed, mut strange) = (HEADER as u64, 0, false, None);
     while at < len {
         let bytes = window.header(at).map_err(StoreError::io("read", path))?;
         let Ok(header) = Header::decode(bytes, Place { salt, offset: at }) else {
             // Room that was taken and never written, or damage: the next good header is at a later multiple.
-            strange.get_or_insert(at);
+            sealed = true;
+            if bytes.iter().any(|byte| *byte != 0) {
+                strange.get_or_insert(at);
+            }
             at += HEADER as u64;
             continue;
         };
         let end = at + HEADER as u64 + header.form.bytes() as u64;
         if end > len && !header.dead {
+            sealed = true;
             strange.get_or_insert(at);
             break;
         }
         if !header.dead {
             let spot = Spot { volume: number, offset: at as u32 };
-            found.add(header.id, Entry { form: header.form, location: Location::volume(spot) });
+            found.add(header.id, Entry { form: header.form, spot });
             live += 1;
         }
         at += volumes::span(&header.form);
@@ -117,7 +94,7 @@ fn scan_volume(path: &Path, number: u32, found: &mut Found) -> Result<Option<Vol
         tracing::warn!("{}: no intact shard at byte {at}; the others in it are served", path.display());
     }
     let end = at.max(len).next_multiple_of(HEADER as u64);
-    Ok(Some(Volume { salt, end, live, disk: data.blocks() * 512, strange: strange.is_some() }))
+    Ok(Some(Volume { salt, end, live, disk: data.blocks() * 512, sealed, strange: strange.is_some() }))
 }
 
 /// A part of a volume, read ahead for as long as headers lie close together.

@@ -1,36 +1,29 @@
-//! Making shards durable: what was written since the last time, all who wait together.
+//! Making shards durable: what was written since the last time, for all who wait together.
 
 use super::super::sys;
-use super::files::DIRECTORIES;
-use super::{Location, Store};
-use crate::volume::ports::{ShardError, ShardId};
+use super::{CROWDED, Store};
+use crate::volume::ports::ShardError;
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
-
-/// Files that are on their way to the disk at the same time.
-const BATCH: usize = 64;
 
 /// What was written since the last sync.
 #[derive(Default)]
 pub(super) struct Unsynced {
-    files: Vec<ShardId>,
     volumes: BTreeSet<u32>,
     /// A volume was made.
-    pub volumes_directory: bool,
+    pub directory: bool,
+    bytes: u64,
     /// A sync was asked for because there is too much.
     asked: bool,
 }
 
 impl Unsynced {
     /// Notes a shard just written. True if there is too much now and nobody was told yet.
-    pub fn note(&mut self, id: ShardId, location: Location) -> bool {
-        match location.spot() {
-            Some(spot) => drop(self.volumes.insert(spot.volume)),
-            None => self.files.push(id),
-        }
-        let crowded = self.files.len() >= super::CROWDED && !self.asked;
+    pub fn note(&mut self, volume: u32, bytes: u64) -> bool {
+        self.volumes.insert(volume);
+        self.bytes += bytes;
+        let crowded = self.bytes >= CROWDED && !self.asked;
         self.asked |= crowded;
         crowded
     }
@@ -58,36 +51,14 @@ impl Store {
         };
         self.sync_all(&work).map_err(|error| {
             // The kernel reports a failed write once and forgets it: a later sync would succeed for nothing.
-            let why = format!(
-                "a sync of {} failed ({error}); check the disk, then stop and start this peer",
-                self.root.display()
-            );
+            let root = self.root.display();
+            let why = format!("a sync of {root} failed ({error}); check the disk, then stop and start this peer");
             self.state.lock().stopped = Some(why.clone());
             ShardError::Disk(why)
         })
     }
 
     fn sync_all(&self, work: &Unsynced) -> io::Result<()> {
-        let mut directories = [false; DIRECTORIES];
-        for batch in work.files.chunks(BATCH) {
-            let mut open = Vec::with_capacity(batch.len());
-            for id in batch {
-                let entry = self.state.lock().index.get(id).copied();
-                let Some(entry) = entry.filter(|entry| entry.location.spot().is_none()) else { continue };
-                match File::open(self.files.path(id, &entry.form)) {
-                    Ok(file) => open.push(file),
-                    // Removed since.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    Err(error) => return Err(error),
-                }
-                directories[usize::from(id.block.0[0])] = true;
-            }
-            // All on their way first: then the journal is committed for many at a time.
-            open.iter().for_each(sys::start_writing);
-            for file in open {
-                file.sync_data()?;
-            }
-        }
         for number in &work.volumes {
             let file = self.state.lock().volumes.file(*number);
             match file {
@@ -97,10 +68,7 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        for byte in (0..DIRECTORIES).filter(|byte| directories[*byte]) {
-            sys::sync_directory(&self.files.directory(byte))?;
-        }
-        if work.volumes_directory {
+        if work.directory {
             let volumes = self.state.lock().volumes.root().to_owned();
             sys::sync_directory(&volumes)?;
         }

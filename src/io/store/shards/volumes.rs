@@ -1,4 +1,4 @@
-//! Volumes: files of 64 MiB in which small shards lie one behind the other.
+//! Volumes: files of 64 MiB in which shards lie one behind the other.
 //!
 //! A record is a header and a shard's bytes, and starts at a multiple of 64. Nothing but a header is ever
 //! overwritten, and that only to mark its record dead.
@@ -54,7 +54,9 @@ pub(super) struct Volume {
     pub live: u32,
     /// Bytes of disk.
     pub disk: u64,
-    /// Something in it was not understood: it is neither appended to nor ever deleted.
+    /// It has places that a crash left unwritten or half written: nothing more is appended to it.
+    pub sealed: bool,
+    /// Something in it was not understood: it is never deleted.
     pub strange: bool,
 }
 
@@ -78,7 +80,7 @@ impl Volumes {
 
     /// Takes in a volume that was found, in the order of their numbers.
     pub fn add(&mut self, number: u32, volume: Volume) {
-        self.active = (!volume.strange).then_some(number);
+        self.active = (!volume.sealed).then_some(number);
         self.volumes.insert(number, volume);
     }
 
@@ -175,7 +177,8 @@ impl Volumes {
             OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all_at(&header(number, salt), 0)?;
         std::fs::rename(&temporary, &path)?;
-        self.volumes.insert(number, Volume { salt, end: HEADER as u64, live: 0, disk: PAGE, strange: false });
+        self.volumes
+            .insert(number, Volume { salt, end: HEADER as u64, live: 0, disk: PAGE, sealed: false, strange: false });
         self.active = Some(number);
         Ok(number)
     }

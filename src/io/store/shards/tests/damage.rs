@@ -19,17 +19,12 @@ fn places(shard: &Shard) -> Vec<u64> {
 
 #[tokio::test]
 async fn a_flipped_bit_anywhere_is_found_and_the_shard_can_be_put_again() {
-    for (in_volume, shard) in [(true, small(1)), (false, large(1))] {
+    for shard in [small(1), large(1)] {
         let home = tempfile::tempdir().unwrap();
         let shards = open(home.path());
         for (count, at) in places(&shard).into_iter().enumerate() {
             shards.put(shard.clone()).await.unwrap();
-            if in_volume {
-                let spot = shards.store.state.lock().index[&shard.id].location.spot().unwrap();
-                flip(&first_volume(home.path()), u64::from(spot.offset) + at);
-            } else {
-                flip(&path_of(&shards, &shard), at);
-            }
+            flip(&first_volume(home.path()), u64::from(spot(&shards, &shard).offset) + at);
             assert!(is_damaged(shards.get(shard.id).await), "byte {at}");
             assert!(is_missing(shards.get(shard.id).await), "reported once, then it is not there");
             assert_eq!(aside(home.path()).len(), count + 1);
@@ -48,7 +43,7 @@ async fn a_volume_damaged_while_nobody_ran_gives_every_other_shard() {
     for shard in &all {
         shards.put(shard.clone()).await.unwrap();
     }
-    let spot = shards.store.state.lock().index[&all[2].id].location.spot().unwrap();
+    let spot = spot(&shards, &all[2]);
     drop(shards);
     for at in 0..HEADER as u64 {
         let offset = u64::from(spot.offset) + at;
@@ -72,7 +67,7 @@ async fn a_volume_cut_off_anywhere_serves_what_is_whole_and_takes_nothing_more()
     for shard in &all {
         shards.put(shard.clone()).await.unwrap();
     }
-    let spot = shards.store.state.lock().index[&all[2].id].location.spot().unwrap();
+    let spot = spot(&shards, &all[2]);
     drop(shards);
     let bytes = fs::read(first_volume(home.path())).unwrap();
     let copy = tempfile::tempdir().unwrap();
@@ -99,54 +94,47 @@ async fn a_volume_cut_off_anywhere_serves_what_is_whole_and_takes_nothing_more()
 async fn foreign_truncated_and_misnamed_files_are_set_aside_and_never_served() {
     let home = tempfile::tempdir().unwrap();
     let shards = open(home.path());
-    let (cut, renamed, moved, good, long) = (large(1), large(2), large(3), large(4), large(5));
-    for shard in [&cut, &renamed, &moved, &good, &long] {
+    let all: Vec<Shard> = (0..400).map(large).collect();
+    for shard in &all {
         shards.put(shard.clone()).await.unwrap();
     }
-    let resize = |shard: &Shard, by: i64| {
-        let file = OpenOptions::new().write(true).open(path_of(&shards, shard)).unwrap();
-        file.set_len((file.metadata().unwrap().len() as i64 + by) as u64).unwrap();
-    };
-    resize(&cut, -1);
-    resize(&long, 1);
-    // Under another shard's name, but of the same size: only its header tells.
-    let mut other = Shard { id: large(6).id, ..renamed.clone() };
-    fs::rename(path_of(&shards, &renamed), path_of(&shards, &other)).unwrap();
-    let elsewhere = shards.store.files.directory((moved.id.block.0[0] ^ 1).into());
-    let moved_path = path_of(&shards, &moved);
-    fs::rename(&moved_path, elsewhere.join(moved_path.file_name().unwrap())).unwrap();
-    let directory = shards.store.files.directory(9);
-    fs::write(directory.join("notes.txt"), "mine").unwrap();
-    fs::create_dir(directory.join("folder")).unwrap();
-    fs::write(directory.join("12.tmp"), "unfinished").unwrap();
-    fs::write(home.path().join("volumes/00000009.volume"), "no volume").unwrap();
-    fs::write(home.path().join("volumes/1.volume"), "no volume").unwrap();
+    let (renamed, kept): (Vec<&Shard>, Vec<&Shard>) = all.iter().partition(|shard| spot(&shards, shard).volume == 1);
     drop(shards);
-
-    let shards = open(home.path());
-    assert_eq!(aside(home.path()).len(), 7, "{:?}", aside(home.path()));
-    assert!(!directory.join("12.tmp").exists());
-    for shard in [&cut, &renamed, &moved, &long] {
-        assert!(is_missing(shards.get(shard.id).await));
+    let volumes = home.path().join("volumes");
+    // Under another number it is not the volume that its header says.
+    fs::rename(first_volume(home.path()), volumes.join("00000007.volume")).unwrap();
+    fs::write(volumes.join("00000008.volume"), "").unwrap();
+    fs::write(volumes.join("00000009.volume"), "no volume").unwrap();
+    fs::write(volumes.join("9.volume"), "no volume").unwrap();
+    fs::write(volumes.join("notes.txt"), "mine").unwrap();
+    fs::create_dir(volumes.join("00000010.volume")).unwrap();
+    fs::write(volumes.join("00000011.tmp"), "unfinished").unwrap();
+    for _ in 0..2 {
+        let shards = open(home.path());
+        assert_eq!(aside(home.path()).len(), 6, "{:?}", aside(home.path()));
+        assert!(!volumes.join("00000011.tmp").exists());
+        assert_eq!(shards.list().len(), kept.len());
+        assert!(is_missing(shards.get(renamed[0].id).await));
+        assert_eq!(&shards.get(kept[0].id).await.unwrap(), kept[0]);
     }
-    assert!(is_damaged(shards.get(other.id).await));
-    assert_eq!(shards.get(good.id).await.unwrap(), good);
-    assert_eq!(aside(home.path()).len(), 8);
-    other.bytes = large(6).bytes;
-    drop(shards);
-    assert_eq!(open(home.path()).list(), [good.id]);
+    // Put back under its name, it is good again.
+    fs::rename(home.path().join("aside/00000007.volume"), first_volume(home.path())).unwrap();
+    assert_eq!(open(home.path()).list().len(), all.len());
 }
 
 #[tokio::test]
-async fn a_file_that_vanishes_under_a_running_store_is_damage_and_then_missing() {
+async fn a_volume_that_vanished_is_damage_and_then_its_shards_are_missing() {
     let home = tempfile::tempdir().unwrap();
+    drop(open(home.path()));
     let shards = open(home.path());
     let shard = large(1);
     shards.put(shard.clone()).await.unwrap();
-    fs::remove_file(path_of(&shards, &shard)).unwrap();
-    shards.sync().await.unwrap();
+    drop(shards);
+    let shards = open(home.path());
+    fs::remove_file(first_volume(home.path())).unwrap();
     assert!(is_damaged(shards.get(shard.id).await));
     assert!(is_missing(shards.get(shard.id).await));
+    shards.sync().await.unwrap();
 }
 
 #[tokio::test]
@@ -167,8 +155,26 @@ async fn a_volume_stored_as_content_does_not_come_alive_when_the_header_before_i
     };
     shards.put(carrier.clone()).await.unwrap();
     shards.remove(vec![victim.id]).await.unwrap();
-    let spot = shards.store.state.lock().index[&carrier.id].location.spot().unwrap();
+    let spot = spot(&shards, &carrier);
     drop(shards);
     flip(&first_volume(home.path()), spot.offset.into());
     assert!(open(home.path()).list().is_empty());
+}
+
+#[tokio::test]
+async fn room_that_a_crash_left_unwritten_hides_nothing_behind_it() {
+    let home = tempfile::tempdir().unwrap();
+    let shards = open(home.path());
+    let (lost, kept) = (large(1), large(2));
+    // Room is taken in turn, and written in any order.
+    shards.store.state.lock().volumes.reserve(&Form::of(&lost)).unwrap();
+    shards.put(kept.clone()).await.unwrap();
+    drop(shards);
+    let shards = open(home.path());
+    assert_eq!(shards.list(), [kept.id]);
+    assert_eq!(shards.get(kept.id).await.unwrap(), kept);
+    shards.put(lost.clone()).await.unwrap();
+    assert_eq!(spot(&shards, &lost).volume, 2);
+    shards.remove(vec![kept.id]).await.unwrap();
+    assert!(!first_volume(home.path()).exists());
 }

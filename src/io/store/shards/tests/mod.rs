@@ -22,12 +22,12 @@ fn shard(number: u32, bytes: usize) -> Shard {
     Shard { id, geometry, block_bytes, crc: crc32c::crc32c(&bytes), bytes: bytes.into() }
 }
 
-/// Goes to a volume.
+/// Of a small file.
 fn small(number: u32) -> Shard {
     shard(number, 1000 + number as usize % 3000)
 }
 
-/// Goes to a file of its own.
+/// Of a whole block.
 fn large(number: u32) -> Shard {
     shard(number, 200_000 + number as usize % 3000)
 }
@@ -46,11 +46,6 @@ fn aside(root: &Path) -> Vec<String> {
     names
 }
 
-/// The file of a large shard.
-fn path_of(shards: &Shards, shard: &Shard) -> PathBuf {
-    shards.store.files.path(&shard.id, &Form::of(shard))
-}
-
 fn first_volume(root: &Path) -> PathBuf {
     root.join("volumes/00000001.volume")
 }
@@ -61,4 +56,8 @@ fn is_missing(result: Result<Shard, ShardError>) -> bool {
 
 fn is_damaged(result: Result<Shard, ShardError>) -> bool {
     matches!(result, Err(ShardError::Damaged { .. }))
+}
+
+fn spot(shards: &Shards, shard: &Shard) -> Spot {
+    shards.store.state.lock().index[&shard.id].spot
 }

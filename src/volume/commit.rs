@@ -1,0 +1,283 @@
+//! Committing: the op that names what was stored. No op names a block before its shards are stored.
+
+use super::Volume;
+use super::dirty::{CHUNK, Content, Progress};
+use super::handle::{FileContent, FileState};
+use super::ports::Errno;
+use super::read::Part;
+use crate::id::{BlockName, Ino, PeerTag};
+use crate::namespace::{Change, Extent, INLINE_BYTES, Inode, Namespace, NewBlock, Source, WRITE_EXTENTS};
+use crate::time::Stamp;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// More extents than this in one chunk are merged when it is written to again.
+const SCATTERED: usize = 16;
+
+/// How the making of one op went.
+#[derive(Default)]
+struct Made {
+    /// There is more than one op can say.
+    more: bool,
+    /// Blocks found stored earlier that nobody uses any more: to be stored again first.
+    gone: Vec<NewBlock>,
+    changes: u64,
+    /// What was built on, if it is what everybody sees: nobody wrote in between.
+    followed: Option<Stamp>,
+}
+
+impl Volume {
+    /// Stores and commits what is dirty in a file now. Bytes written meanwhile may stay for the next time.
+    pub(super) async fn commit(&self, file: &Arc<FileState>) -> Result<(), Errno> {
+        let _turn = file.turn.lock().await;
+        loop {
+            if file.state.lock().unsaved.is_none() {
+                return Ok(());
+            }
+            self.gather(file).await;
+            self.store_all(file).await?;
+            let mut made = Made::default();
+            let changed = self.inner.control.change(&mut |namespace| {
+                made = Made::default();
+                let mut state = file.state.lock();
+                make(namespace, file.ino, &mut state, &mut made).inspect_err(|_| state.overlay.unname())
+            });
+            match changed {
+                Ok(seq) => self.committed(file, seq, &made),
+                Err(_) if !made.gone.is_empty() => {
+                    self.store_gone(file, &made.gone).await?;
+                    continue;
+                }
+                Err(errno) => {
+                    if errno.0 == libc::ESTALE {
+                        self.forget_content(file);
+                    }
+                    return Err(errno);
+                }
+            }
+            if !made.more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The op is made: what it names is the namespace's now.
+    fn committed(&self, file: &FileState, seq: u64, made: &Made) {
+        let me = self.inner.control.me();
+        let namespace = self.inner.control.namespace();
+        let inode = namespace.inode(file.ino);
+        let mut state = file.state.lock();
+        state.overlay.drop_named();
+        self.balance(&mut state, 0);
+        state.seq = state.seq.max(seq);
+        let rest = made.more || !state.overlay.is_empty();
+        match (&mut state.unsaved, inode) {
+            (Some(unsaved), Some(inode)) if rest || unsaved.changes != made.changes => {
+                unsaved.base = own_line(&namespace, inode, me);
+            }
+            (unsaved, _) => {
+                *unsaved = None;
+                state.error = None;
+            }
+        }
+        // The kernel's pages hold what was written through it: they stay right if they were before.
+        let opened = &self.inner.opened;
+        if let Some(inode) = inode
+            && made.followed.is_some()
+            && opened.get(&file.ino) == made.followed
+            && inode.content.peer == me
+        {
+            opened.insert(file.ino, inode.content);
+        }
+    }
+
+    /// Has all dirty bytes on their way, and waits until they are stored.
+    async fn store_all(&self, file: &Arc<FileState>) -> Result<(), Errno> {
+        let (fresh, waiting) = {
+            let mut state = file.state.lock();
+            let fresh = self.seal(&mut state, 0, u64::MAX, true);
+            (fresh, state.overlay.jobs())
+        };
+        fresh.into_iter().for_each(|job| self.launch(file, job));
+        let failed = waiting.iter().filter(|job| matches!(&*job.progress.borrow(), Progress::Failed(_)));
+        failed.cloned().collect::<Vec<_>>().into_iter().for_each(|job| self.launch(file, job));
+        let mut result = Ok(());
+        for job in waiting {
+            let mut progress = job.progress.subscribe();
+            let settled = progress.wait_for(|progress| !matches!(progress, Progress::Running)).await;
+            match settled.as_deref() {
+                Ok(Progress::Stored) => {}
+                Ok(Progress::Failed(errno)) => result = Err(*errno),
+                Ok(Progress::Running) | Err(_) => result = Err(Errno(libc::EIO)),
+            }
+        }
+        if result.is_err() {
+            // The caller is told.
+            file.state.lock().error = None;
+        }
+        result
+    }
+
+    /// Blocks that were found stored are used by nobody any more: their bytes are stored anew.
+    async fn store_gone(&self, file: &FileState, gone: &[NewBlock]) -> Result<(), Errno> {
+        for block in gone {
+            let policy = self.inner.control.namespace().policy(file.ino);
+            let anew = self.store_again(policy, *block).await?;
+            for (_, piece) in file.state.lock().overlay.iter_mut() {
+                if let Content::Stored { block, fresh, .. } = &mut piece.content
+                    && block.name == anew.name
+                {
+                    (*block, *fresh) = (anew, true);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a chunk that is written to has become many small extents, reads the rest of it, so that it is
+    /// stored as one block. Only an improvement: when it cannot be done, nothing is changed.
+    async fn gather(&self, file: &Arc<FileState>) {
+        let chunks = file.state.lock().overlay.dirty_chunks();
+        for chunk in chunks {
+            let scattered = {
+                let namespace = self.inner.control.namespace();
+                let extents = namespace.extents(file.ino, chunk, chunk + CHUNK).count();
+                extents + file.state.lock().overlay.range(chunk, chunk + CHUNK).count() > SCATTERED
+            };
+            if scattered {
+                self.gather_chunk(file, chunk).await;
+            }
+        }
+    }
+
+    async fn gather_chunk(&self, file: &Arc<FileState>, chunk: u64) -> Option<()> {
+        let budget = &self.inner.budget;
+        let room = budget.clone().try_acquire_many_owned(CHUNK as u32).ok()?;
+        let plan = self.parts(file.ino, chunk, chunk + CHUNK).ok()?;
+        let changes = file.state.lock().unsaved?.changes;
+        let content = self.inner.control.namespace().inode(file.ino)?.content;
+        let end = plan.last().map(|part| part.end())?;
+        // Long holes are worth more than one extent less.
+        let zeros: u64 = plan.iter().filter(|part| matches!(part, Part::Zeros { .. })).map(Part::len).sum();
+        if zeros > CHUNK / 4 {
+            return None;
+        }
+        let bytes = self.assemble(plan, chunk, end).await.ok()?;
+        let namespace = self.inner.control.namespace();
+        let mut state = file.state.lock();
+        let same = namespace.inode(file.ino)?.content == content && state.unsaved?.changes == changes;
+        if same {
+            room.forget();
+            state.held += CHUNK as usize;
+            state.overlay.write(chunk, &bytes);
+            self.balance(&mut state, 0);
+        }
+        same.then_some(())
+    }
+}
+
+/// The op that names what is stored of a file; marks what it names.
+fn make(namespace: &Namespace, ino: Ino, state: &mut FileContent, made: &mut Made) -> Result<Vec<Change>, Errno> {
+    let inode = namespace.inode(ino).ok_or(Errno(libc::ESTALE))?;
+    let Some(unsaved) = state.unsaved else { return Ok(Vec::new()) };
+    let mut extents: Vec<(u64, Extent)> = Vec::new();
+    let mut blocks: BTreeMap<BlockName, NewBlock> = BTreeMap::new();
+    let mut size = unsaved.size;
+    state.overlay.split_holes(|from, to| many_extents(namespace, ino, from, to));
+    for (offset, piece) in state.overlay.iter_mut() {
+        let end = offset + piece.len;
+        let mut ready = extents.len() < WRITE_EXTENTS;
+        match &piece.content {
+            Content::Dirty(bytes) if ready && bytes.len() <= INLINE_BYTES => {
+                let source = Source::Inline(bytes::Bytes::copy_from_slice(bytes));
+                extents.push((offset, Extent { len: piece.len as u32, source }));
+            }
+            Content::Stored { block, at, fresh } if ready => {
+                let known = namespace.block(&block.name).filter(|known| known.uses > 0);
+                match known {
+                    Some(known) if !*fresh || known.group == block.group => {}
+                    Some(_) | None if *fresh => drop(blocks.insert(block.name, *block)),
+                    Some(_) | None => made.gone.push(*block),
+                }
+                let source = Source::Block { name: block.name, at: *at };
+                extents.push((offset, Extent { len: piece.len as u32, source }));
+            }
+            Content::Hole if ready => {
+                let before = extents.len();
+                ready = punch(namespace, ino, offset, end.min(unsaved.size), &mut extents);
+                if !ready {
+                    extents.truncate(before);
+                    made.more = true;
+                }
+            }
+            Content::Dirty(_) | Content::Storing { .. } | Content::Hole | Content::Stored { .. } => {
+                ready = false;
+                made.more |= extents.len() >= WRITE_EXTENTS;
+            }
+        }
+        if ready {
+            piece.named = true;
+        } else if end > inode.size {
+            // Past what everybody sees already, nothing is shown before what comes before it.
+            size = size.min(offset.max(inode.size));
+            break;
+        }
+    }
+    if !made.gone.is_empty() {
+        return Err(Errno(libc::EAGAIN));
+    }
+    made.changes = unsaved.changes;
+    made.followed = (inode.content == unsaved.base).then_some(unsaved.base);
+    let ctime = unsaved.ctime.max(inode.ctime);
+    Ok(vec![Change::Write {
+        ino,
+        base: unsaved.base,
+        linked: inode.nlink > 0,
+        extents,
+        blocks: blocks.into_values().collect(),
+        size,
+        mtime: unsaved.mtime,
+        ctime,
+        clear_suid: false,
+    }])
+}
+
+/// The content this peer's next change builds on: its own last op, also where that went to a conflict copy.
+fn own_line(namespace: &Namespace, inode: &Inode, me: PeerTag) -> Stamp {
+    if inode.content.peer == me {
+        return inode.content;
+    }
+    let copy = inode.forks.iter().rev().find(|(peer, _)| *peer == me).and_then(|(_, copy)| namespace.inode(*copy));
+    copy.map(|copy| copy.content).filter(|content| content.peer == me).unwrap_or(inode.content)
+}
+
+/// Where a hole over more extents than one op should clear is to be split.
+fn many_extents(namespace: &Namespace, ino: Ino, from: u64, to: u64) -> Option<u64> {
+    namespace.extents(ino, from, to).nth(WRITE_EXTENTS / 2).map(|(at, _)| at).filter(|at| *at > from)
+}
+
+/// Holes over what the namespace has in `[from, to)`; false if they are more than fit.
+fn punch(namespace: &Namespace, ino: Ino, from: u64, to: u64, extents: &mut Vec<(u64, Extent)>) -> bool {
+    if from >= to {
+        return true;
+    }
+    let mut hole: Option<(u64, u64)> = None;
+    let mut push = |hole: (u64, u64)| {
+        extents.push((hole.0, Extent { len: (hole.1 - hole.0) as u32, source: Source::Hole }));
+        extents.len() <= WRITE_EXTENTS
+    };
+    for (at, extent) in namespace.extents(ino, from, to) {
+        let (start, end) = (at.max(from), (at + u64::from(extent.len)).min(to));
+        hole = match hole {
+            Some((first, last)) if last == start && end - first <= u64::from(u32::MAX) => Some((first, end)),
+            Some(full) => {
+                if !push(full) {
+                    return false;
+                }
+                Some((start, end))
+            }
+            None => Some((start, end)),
+        };
+    }
+    hole.is_none_or(push)
+}

@@ -1,0 +1,268 @@
+//! Fetching a block: k of its shards from whoever has them soonest, decoded and checked against its name.
+
+use super::Volume;
+use super::ports::{Errno, Shard, ShardError, ShardId};
+use crate::id::{BlockName, GroupId, PeerTag};
+use crate::namespace::NewBlock;
+use crate::policy::Geometry;
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// Until the participants are asked once more, when too few answered.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// How many sets of shards are tried to find the damaged ones.
+const SETS: usize = 4096;
+
+/// A block as the namespace describes it now, and who is asked for it, in this order.
+struct Wanted {
+    name: BlockName,
+    group: GroupId,
+    geometry: Geometry,
+    len: u32,
+    sources: VecDeque<(u8, PeerTag)>,
+}
+
+/// Who was asked, and what became of it.
+type Asked = BTreeMap<(u8, PeerTag), &'static str>;
+
+/// Shards that came in, and whose they are.
+type Held = Vec<(u8, PeerTag, Bytes)>;
+
+impl Volume {
+    /// Gets a block from its group's participants, within the read deadline.
+    pub(super) async fn fetch(&self, block: NewBlock) -> Result<Bytes, Errno> {
+        let deadline = Instant::now() + self.inner.settings.read_deadline;
+        let mut asked = Asked::new();
+        let why = loop {
+            let Some(wanted) = self.wanted(block) else {
+                // The op that says where it is comes from another peer than the one that named it here.
+                if Instant::now() + AGAIN >= deadline {
+                    break "the namespace does not know where it is";
+                }
+                sleep(AGAIN).await;
+                continue;
+            };
+            match self.fetch_once(wanted, deadline, &mut asked).await {
+                Some(bytes) => return Ok(bytes),
+                None if Instant::now() + AGAIN >= deadline => break "too few shards within the deadline",
+                // Whoever is dead or has lost its shard will not answer better the next time.
+                None if !asked
+                    .iter()
+                    .any(|((_, peer), fate)| *fate == SILENT && self.inner.control.is_alive(*peer)) =>
+                {
+                    break "too few shards are left";
+                }
+                None => sleep(AGAIN).await,
+            }
+        };
+        let asked: Vec<String> =
+            asked.iter().map(|((index, peer), fate)| format!("{peer} for {index}: {fate}")).collect();
+        tracing::error!(block = %block.name, group = %block.group, asked = %asked.join(", "), "a block cannot be read: {why}");
+        Err(Errno(libc::EIO))
+    }
+
+    fn wanted(&self, block: NewBlock) -> Option<Wanted> {
+        let control = &self.inner.control;
+        let (id, len, geometry, seats) = {
+            let namespace = control.namespace();
+            let place = namespace.block(&block.name).map(|known| (known.group, known.len));
+            let (id, len) = place.unwrap_or((block.group, block.len));
+            let group = namespace.group(id)?;
+            let slots = group.slots.iter().zip(0u8..);
+            let seats: Vec<(u8, PeerTag)> =
+                slots.flat_map(|(slot, index)| slot.iter().map(move |seat| (index, seat.peer))).collect();
+            (id, len, group.geometry, seats)
+        };
+        let me = control.me();
+        let mut sources = seats;
+        // Times within a factor of two count as equal: then data shards go first, which need no decoding.
+        let pace = |peer: PeerTag| self.inner.network.latency_us(peer).max(256).ilog2();
+        sources.sort_by_cached_key(|(index, peer)| {
+            if *peer == me { (false, false, 0, *index) } else { (true, !control.is_alive(*peer), pace(*peer), *index) }
+        });
+        Some(Wanted { name: block.name, group: id, geometry, len, sources: sources.into() })
+    }
+
+    /// Asks the participants, each once: the first k, then one more whenever one fails or time passes.
+    async fn fetch_once(&self, mut wanted: Wanted, deadline: Instant, asked: &mut Asked) -> Option<Bytes> {
+        let need = usize::from(wanted.geometry.data);
+        let mut held = Held::new();
+        let mut asking: JoinSet<(u8, PeerTag, Result<Shard, ShardError>)> = JoinSet::new();
+        let mut slowest = Duration::ZERO;
+        let mut mismatch = false;
+        let mut sets = 0;
+        let mut in_flight: Vec<u8> = Vec::new();
+        let mut more = need;
+        let mut hedge_at = Instant::now();
+        loop {
+            while more > 0 {
+                let Some((index, peer)) = next(&mut wanted.sources, &held, &in_flight) else { break };
+                more -= 1;
+                asked.insert((index, peer), SILENT);
+                in_flight.push(index);
+                if peer != self.inner.control.me() {
+                    slowest = slowest.max(Duration::from_micros(self.inner.network.latency_us(peer)));
+                }
+                // Where everybody is slow, asking more of them makes it slower.
+                hedge_at = Instant::now() + self.inner.settings.hedge.max(slowest * 3).min(Duration::from_secs(1));
+                let volume = self.clone();
+                let id = ShardId { block: wanted.name, index };
+                asking.spawn(async move {
+                    let inner = &volume.inner;
+                    let local = peer == inner.control.me();
+                    (index, peer, if local { inner.store.get(id).await } else { inner.network.get(peer, id).await })
+                });
+            }
+            more = 0;
+            tokio::select! {
+                biased;
+                joined = asking.join_next() => match joined {
+                    None => return None,
+                    Some(Err(_)) => more = 1,
+                    Some(Ok((index, peer, got))) => {
+                        in_flight.retain(|one| *one != index);
+                        let fate = judge(&wanted, index, &got);
+                        asked.insert((index, peer), fate);
+                        let Ok(shard) = got else { more = 1; continue };
+                        if fate != HERE {
+                            tracing::warn!(block = %wanted.name, group = %wanted.group, %peer, index, "a shard is not what its group says: {fate}");
+                            more = 1;
+                            continue;
+                        }
+                        if held.iter().any(|(one, ..)| *one == index) {
+                            more = 1;
+                            continue;
+                        }
+                        held.push((index, peer, shard.bytes));
+                        if held.len() >= need {
+                            if let Some(block) = self.solve(&wanted, &held, &mut sets).await {
+                                if mismatch {
+                                    self.name_liars(&wanted, &held, &block);
+                                }
+                                return Some(block);
+                            }
+                            mismatch = true;
+                            more = wanted.sources.len();
+                        }
+                    }
+                },
+                () = sleep_until(hedge_at), if !wanted.sources.is_empty() => more = 1,
+                () = sleep_until(deadline) => return None,
+            }
+        }
+    }
+
+    /// The block, if some k of the shards, the newest among them, decode to what the name says.
+    async fn solve(&self, wanted: &Wanted, held: &Held, sets: &mut usize) -> Option<Bytes> {
+        let need = usize::from(wanted.geometry.data);
+        let newest = held.len() - 1;
+        let (name, geometry, len) = (wanted.name, wanted.geometry, wanted.len);
+        let shards: Vec<(u8, Bytes)> = held.iter().map(|(index, _, bytes)| (*index, bytes.clone())).collect();
+        let left = SETS.saturating_sub(*sets);
+        let volume = self.clone();
+        let light = len <= 64 << 10 && held.len() == need;
+        let (tried, block) = self
+            .compute(light, move || {
+                let mut tried = 0;
+                for set in Sets::new(newest, need - 1).take(left) {
+                    tried += 1;
+                    let chosen = set.iter().chain(std::iter::once(&newest)).map(|at| shards[*at].clone()).collect();
+                    let decoded = volume.inner.codec.decode(geometry, len, chosen);
+                    if let Some(block) = decoded.ok().filter(|block| BlockName::of(block) == name) {
+                        return (tried, Some(block));
+                    }
+                }
+                (tried, None)
+            })
+            .await
+            .ok()?;
+        *sets += tried;
+        if block.is_none() {
+            tracing::warn!(block = %name, group = %wanted.group, shards = held.len(), "the shards do not give the block: one is damaged; trying others");
+        }
+        block
+    }
+
+    /// Says whose shards were wrong, now that the right ones are known.
+    fn name_liars(&self, wanted: &Wanted, held: &Held, block: &Bytes) {
+        let Ok(right) = self.inner.codec.encode(wanted.geometry, block) else { return };
+        for (index, peer, bytes) in held {
+            if right.get(usize::from(*index)) != Some(bytes) {
+                tracing::error!(block = %wanted.name, group = %wanted.group, %peer, index, "a damaged shard was found and worked around");
+            }
+        }
+    }
+}
+
+const SILENT: &str = "no answer";
+const HERE: &str = "there";
+
+/// What an answer is worth.
+fn judge(wanted: &Wanted, index: u8, got: &Result<Shard, ShardError>) -> &'static str {
+    match got {
+        Ok(shard) if shard.id != (ShardId { block: wanted.name, index }) => "another shard",
+        Ok(shard) if shard.geometry != wanted.geometry => "a shard of another geometry",
+        Ok(shard) if shard.block_bytes != wanted.len => "a shard of a block of another length",
+        Ok(shard) if shard.bytes.len() != wanted.geometry.shard_bytes(wanted.len as usize) => {
+            "a shard of a wrong length"
+        }
+        Ok(_) => HERE,
+        Err(ShardError::Missing { .. }) => "not there",
+        Err(ShardError::Damaged { .. }) => "damaged",
+        Err(ShardError::Unreachable { .. }) => SILENT,
+        Err(ShardError::Full { .. } | ShardError::Disk(_)) => "its store failed",
+    }
+}
+
+/// The next to ask: for a shard nobody is asked for, if there is one.
+fn next(sources: &mut VecDeque<(u8, PeerTag)>, held: &Held, in_flight: &[u8]) -> Option<(u8, PeerTag)> {
+    sources.retain(|(index, _)| held.iter().all(|(one, ..)| one != index));
+    let fresh = sources.iter().position(|(index, _)| !in_flight.contains(index)).unwrap_or(0);
+    sources.remove(fresh)
+}
+
+/// Every choice of `take` out of the first `of` numbers, ascending.
+struct Sets {
+    of: usize,
+    set: Option<Vec<usize>>,
+}
+
+impl Sets {
+    fn new(of: usize, take: usize) -> Sets {
+        Sets { of, set: (take <= of).then(|| (0..take).collect()) }
+    }
+}
+
+impl Iterator for Sets {
+    type Item = Vec<usize>;
+
+    fn next(&mut self) -> Option<Vec<usize>> {
+        let now = self.set.take()?;
+        let mut after = now.clone();
+        let grow = (0..after.len()).rev().find(|at| after[*at] < self.of - (after.len() - at));
+        self.set = grow.map(|at| {
+            let first = after[at] + 1;
+            after[at..].iter_mut().zip(first..).for_each(|(slot, number)| *slot = number);
+            after
+        });
+        Some(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_choice_comes_once() {
+        let sets: Vec<_> = Sets::new(4, 2).collect();
+        assert_eq!(sets, [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]]);
+        assert_eq!(Sets::new(3, 0).count(), 1);
+        assert_eq!(Sets::new(18, 15).count(), 816);
+        assert_eq!(Sets::new(2, 3).count(), 0);
+    }
+}

@@ -1,0 +1,264 @@
+//! Where blocks go: one open group per policy and geometry, participants replaced when a put to them fails.
+
+use super::Volume;
+use super::ports::{Candidate, Errno, Shard, ShardError, ShardId};
+use crate::group::choose;
+use crate::id::{BlockName, GroupId, PeerTag};
+use crate::namespace::{Change, NewBlock};
+use crate::policy::{Geometry, Policy};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// The most blocks of one group: its repair stays a bounded piece of work.
+const GROUP_BLOCKS: u32 = 4096;
+
+/// How many groups a block is offered to before its write fails.
+const ROUNDS: usize = 16;
+
+/// For how long a peer that failed a put is not seated again: until the membership has had time to notice, or
+/// its owner to make room.
+const SHUN: Duration = Duration::from_secs(3);
+
+/// The groups this writer has open, and the peers it leaves out for now.
+#[derive(Default)]
+pub(super) struct Placer {
+    open: Mutex<HashMap<(Policy, Geometry), OpenGroup>>,
+    shunned: Mutex<HashMap<PeerTag, Instant>>,
+    /// Groups with shards that may not be on stable storage, with a count of the puts.
+    unsynced: Mutex<BTreeMap<GroupId, (u64, Geometry, Arc<[PeerTag]>)>>,
+    /// One makes durable at a time: the next has less to do.
+    syncing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone, Debug)]
+struct OpenGroup {
+    id: GroupId,
+    seats: Arc<[PeerTag]>,
+    blocks: u32,
+    /// Peers that could have been seated when it was opened.
+    usable: usize,
+}
+
+/// The peers asked to take a block that would not.
+#[derive(Default)]
+struct Refused {
+    peers: BTreeMap<PeerTag, ShardError>,
+}
+
+impl Refused {
+    /// What the caller of `write` is told when nobody is left to ask.
+    fn errno(&self) -> Errno {
+        let full = self.peers.values().any(|why| matches!(why, ShardError::Full { .. }));
+        Errno(if full { libc::ENOSPC } else { libc::EIO })
+    }
+}
+
+impl Volume {
+    /// Stores a block under a policy: every shard of it is put when this returns.
+    pub(super) async fn place(&self, policy: Policy, name: BlockName, block: &Bytes) -> Result<NewBlock, Errno> {
+        let inner = &self.inner;
+        let mut refused = Refused::default();
+        let mut encoded: Option<(Geometry, Vec<Bytes>)> = None;
+        let mut stored: BTreeSet<(u8, PeerTag)> = BTreeSet::new();
+        for _ in 0..ROUNDS {
+            let Some((geometry, group)) = self.group_for(policy, &refused)? else { break };
+            let shards = match &encoded {
+                Some((same, shards)) if *same == geometry => shards.clone(),
+                _ => {
+                    stored.clear();
+                    let shards = self.encode(geometry, block).await?;
+                    encoded = Some((geometry, shards.clone()));
+                    shards
+                }
+            };
+            let mut puts = JoinSet::new();
+            for (index, (bytes, peer)) in shards.into_iter().zip(group.seats.iter().copied()).enumerate() {
+                let index = index as u8;
+                if stored.contains(&(index, peer)) {
+                    continue;
+                }
+                let volume = self.clone();
+                let id = ShardId { block: name, index };
+                let block_bytes = block.len() as u32;
+                puts.spawn(async move {
+                    let crc = crc32c::crc32c(&bytes);
+                    let shard = Shard { id, geometry, block_bytes, crc, bytes };
+                    let inner = &volume.inner;
+                    let me = inner.control.me();
+                    let put =
+                        if peer == me { inner.store.put(shard).await } else { inner.network.put(peer, shard).await };
+                    (index, peer, put)
+                });
+            }
+            let mut failed = false;
+            while let Some(joined) = puts.join_next().await {
+                let Ok((index, peer, put)) = joined else {
+                    failed = true;
+                    continue;
+                };
+                match put {
+                    Ok(()) => {
+                        stored.insert((index, peer));
+                    }
+                    Err(why) => {
+                        failed = true;
+                        tracing::warn!(block = %name, group = %group.id, %peer, index, %why, "a participant did not take a shard: seating another");
+                        inner.placer.shunned.lock().insert(peer, Instant::now() + SHUN);
+                        refused.peers.insert(peer, why);
+                    }
+                }
+            }
+            if !failed {
+                self.note_unsynced(group.id, geometry, group.seats.clone());
+                return Ok(NewBlock { name, group: group.id, len: block.len() as u32 });
+            }
+        }
+        let asked: Vec<String> = refused.peers.iter().map(|(peer, why)| format!("{peer} ({why})")).collect();
+        let group = inner.placer.open.lock().values().map(|group| group.id.to_string()).collect::<Vec<_>>().join(" ");
+        tracing::error!(block = %name, %policy, %group, asked = %asked.join(", "), "no peers would take the block: the write fails");
+        Err(refused.errno())
+    }
+
+    async fn encode(&self, geometry: Geometry, block: &Bytes) -> Result<Vec<Bytes>, Errno> {
+        let (volume, block) = (self.clone(), block.clone());
+        let parity = usize::from(geometry.parity) * geometry.shard_bytes(block.len());
+        let light = geometry.data == 1 || parity <= 32 << 10;
+        let encoded = self.compute(light, move || volume.inner.codec.encode(geometry, &block)).await?;
+        encoded.map_err(|why| {
+            tracing::error!(%geometry, %why, "a block could not be encoded");
+            Errno(libc::EIO)
+        })
+    }
+
+    /// The open group of a policy, without the peers that refused; a new one where that is not to be had.
+    /// `None` when there is nobody to seat.
+    fn group_for(&self, policy: Policy, refused: &Refused) -> Result<Option<(Geometry, OpenGroup)>, Errno> {
+        let inner = &self.inner;
+        let usable = self.usable(refused);
+        if usable.is_empty() {
+            return Ok(None);
+        }
+        let geometry = policy.geometry(usable.len());
+        let is_usable = |peer: &PeerTag| usable.iter().any(|one| one.peer == *peer);
+        let mut open = inner.placer.open.lock();
+        let mut keep = Vec::new();
+        if let Some(group) = open.get_mut(&(policy, geometry)) {
+            let distinct = group.seats.iter().collect::<BTreeSet<_>>().len();
+            let cramped = distinct < group.seats.len() && usable.len() > distinct;
+            let resized = matches!(policy, Policy::Survive(_)) && group.usable != usable.len();
+            let alive = group.seats.iter().all(is_usable);
+            if alive && !cramped && !resized && group.blocks < GROUP_BLOCKS {
+                group.blocks += 1;
+                return Ok(Some((geometry, group.clone())));
+            }
+            if !alive && group.blocks < GROUP_BLOCKS {
+                keep = group.seats.iter().map(|peer| is_usable(peer).then_some(*peer)).collect();
+            }
+        }
+        let me = inner.control.me();
+        let seats = choose(geometry.shards(), &keep, &usable, Some(me), inner.control.random());
+        if seats.len() != geometry.shards() {
+            return Ok(None);
+        }
+        let id = GroupId(inner.control.new_number());
+        let change = Change::OpenGroup { group: id, policy, geometry, seats: seats.clone() };
+        inner.control.change(&mut |_| Ok(vec![change.clone()]))?;
+        let group = OpenGroup { id, seats: seats.into(), blocks: 1, usable: usable.len() };
+        tracing::debug!(group = %id, %policy, %geometry, seats = ?group.seats, "opened a group");
+        open.insert((policy, geometry), group.clone());
+        Ok(Some((geometry, group)))
+    }
+
+    /// The peers that may be seated: alive, did not refuse this block, did not fail another just now. When only
+    /// such are left, they are asked again.
+    fn usable(&self, refused: &Refused) -> Vec<Candidate> {
+        let all = self.inner.control.candidates();
+        let willing = all.into_iter().filter(|one| one.alive && !refused.peers.contains_key(&one.peer));
+        let mut willing: Vec<Candidate> = willing.collect();
+        // A stale report of a full disk must not end a write: whoever is full says so when asked.
+        willing.iter_mut().for_each(|one| one.free = one.free.max(1));
+        let mut shunned = self.inner.placer.shunned.lock();
+        let now = Instant::now();
+        shunned.retain(|_, until| *until > now);
+        let fresh: Vec<Candidate> = willing.iter().filter(|one| !shunned.contains_key(&one.peer)).cloned().collect();
+        if fresh.is_empty() { willing } else { fresh }
+    }
+
+    /// The block as it is stored already, if that is as good as storing it under `policy`; `Err` with the
+    /// geometry if it is stored with another one.
+    pub(super) fn stored_already(
+        &self,
+        policy: Policy,
+        name: &BlockName,
+        len: usize,
+    ) -> Result<Option<NewBlock>, Geometry> {
+        let usable = self.usable(&Refused::default());
+        let wanted = policy.geometry(usable.len().max(1));
+        let namespace = self.inner.control.namespace();
+        let Some(block) = namespace.block(name).filter(|block| block.uses > 0) else { return Ok(None) };
+        let Some(group) = namespace.group(block.group) else { return Ok(None) };
+        if group.geometry != wanted {
+            return Err(group.geometry);
+        }
+        let alive = |peer: PeerTag| usable.iter().any(|one| one.peer == peer);
+        let whole = group.slots.iter().all(|slot| slot.iter().any(|seat| alive(seat.peer)));
+        if !whole || block.len as usize != len {
+            return Ok(None);
+        }
+        let seats: Arc<[PeerTag]> = group.slots.iter().flatten().map(|seat| seat.peer).collect();
+        let geometry = group.geometry;
+        drop(namespace);
+        self.note_unsynced(block.group, geometry, seats);
+        Ok(Some(NewBlock { name: *name, group: block.group, len: block.len }))
+    }
+
+    fn note_unsynced(&self, group: GroupId, geometry: Geometry, seats: Arc<[PeerTag]>) {
+        let mut unsynced = self.inner.placer.unsynced.lock();
+        let entry = unsynced.entry(group).or_insert((0, geometry, seats));
+        entry.0 += 1;
+    }
+
+    /// Everything put so far is on stable storage at its participants when this returns. Participants that are
+    /// gone count as lost: `EIO` if a group has lost more than its parity.
+    pub(super) async fn sync_shards(&self) -> Result<(), Errno> {
+        let inner = &self.inner;
+        let _turn = inner.placer.syncing.lock().await;
+        let groups = inner.placer.unsynced.lock().clone();
+        let peers: BTreeSet<PeerTag> = groups.values().flat_map(|(_, _, seats)| seats.iter().copied()).collect();
+        let mut syncs = JoinSet::new();
+        for peer in peers {
+            let volume = self.clone();
+            syncs.spawn(async move {
+                let inner = &volume.inner;
+                let me = inner.control.me();
+                (peer, if peer == me { inner.store.sync().await } else { inner.network.sync(peer).await })
+            });
+        }
+        let mut lost = BTreeMap::new();
+        while let Some(joined) = syncs.join_next().await {
+            let Ok((peer, synced)) = joined else { return Err(Errno(libc::EIO)) };
+            if let Err(why) = synced {
+                tracing::warn!(%peer, %why, "a participant did not make its shards durable");
+                lost.insert(peer, why);
+            }
+        }
+        let mut result = Ok(());
+        for (id, (puts, geometry, seats)) in groups {
+            if seats.iter().filter(|peer| lost.contains_key(peer)).count() > usize::from(geometry.parity) {
+                tracing::error!(group = %id, lost = ?lost.keys().collect::<Vec<_>>(), "too few participants made their shards durable");
+                result = Err(Errno(libc::EIO));
+                continue;
+            }
+            let mut unsynced = inner.placer.unsynced.lock();
+            if unsynced.get(&id).is_some_and(|(now, ..)| *now == puts) {
+                unsynced.remove(&id);
+            }
+        }
+        result
+    }
+}

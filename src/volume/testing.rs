@@ -1,0 +1,323 @@
+//! A share in memory: several peers over one namespace, each with its own store, linked by a network that can be
+//! made to fail. For tests of whatever works over the ports.
+
+use super::ports::*;
+use super::{Volume, VolumeSettings};
+use crate::id::{GroupId, Ino, PeerKey, PeerTag};
+use crate::namespace::{Change, Kind, Namespace, Place, SetAttributes};
+use crate::policy::Policy;
+use crate::time::WallTime;
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What is wrong with a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Fault {
+    #[default]
+    None,
+    /// Dead, and known to be.
+    Dead,
+    /// Does not answer, though everybody thinks it lives.
+    Silent,
+    /// Takes no more shards.
+    Full,
+    /// Answers after so long.
+    Slow(Duration),
+}
+
+/// A share of some peers, all in this process.
+#[derive(Clone)]
+pub struct Share {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    namespace: RwLock<Namespace>,
+    peers: BTreeMap<PeerTag, Peer>,
+    numbers: AtomicU64,
+    random: AtomicU64,
+    now: AtomicI64,
+    gets: AtomicU64,
+    puts: AtomicU64,
+    settled: AtomicU64,
+}
+
+#[derive(Default)]
+struct Peer {
+    shards: Mutex<BTreeMap<ShardId, Shard>>,
+    fault: Mutex<Fault>,
+    syncs: AtomicU64,
+}
+
+impl Share {
+    /// A share of so many live peers with empty stores.
+    pub fn new(peers: u8) -> Share {
+        let peers = (1..=peers).map(|n| (PeerKey([n; 32]).tag(), Peer::default())).collect();
+        let shared = Shared {
+            namespace: RwLock::new(Namespace::new()),
+            peers,
+            numbers: AtomicU64::new(1),
+            random: AtomicU64::new(1),
+            now: AtomicI64::new(1_700_000_000_000_000_000),
+            gets: AtomicU64::new(0),
+            puts: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
+        };
+        Share { shared: Arc::new(shared) }
+    }
+
+    /// The peers, in the order of their tags.
+    pub fn peers(&self) -> Vec<PeerTag> {
+        self.shared.peers.keys().copied().collect()
+    }
+
+    fn peer(&self, tag: PeerTag) -> &Peer {
+        &self.shared.peers[&tag]
+    }
+
+    /// Settings with small bounds and short waits.
+    pub fn settings() -> VolumeSettings {
+        VolumeSettings {
+            dirty_bytes: 16 << 20,
+            cache_bytes: 16 << 20,
+            read_ahead_blocks: 4,
+            hedge: Duration::from_millis(20),
+            read_deadline: Duration::from_secs(5),
+            write_back_after: Duration::from_secs(3600),
+        }
+    }
+
+    /// The volume of the `n`th peer.
+    pub fn volume(&self, n: usize) -> Volume {
+        self.volume_with(n, Share::settings())
+    }
+
+    pub fn volume_with(&self, n: usize, settings: VolumeSettings) -> Volume {
+        let end = End { me: self.peers()[n], share: self.clone() };
+        Volume::new(Arc::new(end.clone()), Arc::new(end.clone()), Arc::new(end), settings)
+    }
+
+    /// Makes a file in the root.
+    pub fn create(&self, by: usize, name: &str, policy: Option<Policy>) -> Ino {
+        let end = End { me: self.peers()[by], share: self.clone() };
+        let ino = Ino(end.new_number());
+        let place = Place { parent: Ino::ROOT, name: Bytes::copy_from_slice(name.as_bytes()) };
+        let create = Change::Create { place, ino, kind: Kind::File, mode: 0o644, uid: 0, gid: 0, time: end.now() };
+        let policy = policy.map(|policy| Change::SetPolicy { ino, policy: Some(policy) });
+        let changes: Vec<Change> = std::iter::once(create).chain(policy).collect();
+        end.change(&mut |_| Ok(changes.clone())).expect("a new name in the root");
+        ino
+    }
+
+    /// Sets the permission bits of a file.
+    pub fn set_mode(&self, by: usize, ino: Ino, mode: u32) {
+        let end = End { me: self.peers()[by], share: self.clone() };
+        let set = SetAttributes { mode: Some(mode), ..SetAttributes::default() };
+        end.change(&mut |_| Ok(vec![Change::SetAttributes { ino, set }])).expect("nothing is refused here");
+    }
+
+    pub fn fault(&self, peer: PeerTag, fault: Fault) {
+        *self.peer(peer).fault.lock() = fault;
+    }
+
+    /// Flips a bit in every shard a peer holds, checksums made right again.
+    pub fn corrupt(&self, peer: PeerTag) {
+        for shard in self.peer(peer).shards.lock().values_mut() {
+            let mut bytes = shard.bytes.to_vec();
+            bytes[0] ^= 1;
+            shard.crc = crc32c::crc32c(&bytes);
+            shard.bytes = bytes.into();
+        }
+    }
+
+    pub fn namespace(&self) -> RwLockReadGuard<'_, Namespace> {
+        self.shared.namespace.read()
+    }
+
+    /// Shards in a peer's store.
+    pub fn shards(&self, peer: PeerTag) -> usize {
+        self.peer(peer).shards.lock().len()
+    }
+
+    /// Times a peer was asked to make its shards durable.
+    pub fn syncs(&self, peer: PeerTag) -> u64 {
+        self.peer(peer).syncs.load(Ordering::Relaxed)
+    }
+
+    /// Requests for shards so far, of all peers.
+    pub fn gets(&self) -> u64 {
+        self.shared.gets.load(Ordering::Relaxed)
+    }
+
+    /// Shards sent so far, by all peers.
+    pub fn puts(&self) -> u64 {
+        self.shared.puts.load(Ordering::Relaxed)
+    }
+
+    /// The highest op that was waited for.
+    pub fn settled(&self) -> u64 {
+        self.shared.settled.load(Ordering::Relaxed)
+    }
+
+    fn is_alive(&self, peer: PeerTag) -> bool {
+        self.shared.peers.get(&peer).is_some_and(|peer| *peer.fault.lock() != Fault::Dead)
+    }
+
+    /// What a request to a peer meets.
+    async fn meet(&self, peer: PeerTag, put: bool) -> Result<&Peer, ShardError> {
+        let unreachable = |why: &str| ShardError::Unreachable { peer, why: why.to_owned() };
+        let there = self.shared.peers.get(&peer).ok_or_else(|| unreachable("it is not on the roster"))?;
+        let fault = *there.fault.lock();
+        match fault {
+            Fault::None => Ok(there),
+            Fault::Dead => Err(unreachable("it is dead")),
+            Fault::Silent => Err(unreachable("no answer")),
+            Fault::Full if put => Err(ShardError::Full { peer }),
+            Fault::Full => Ok(there),
+            Fault::Slow(by) => {
+                tokio::time::sleep(by).await;
+                Ok(there)
+            }
+        }
+    }
+
+    async fn put(&self, peer: PeerTag, shard: Shard) -> Result<(), ShardError> {
+        self.shared.puts.fetch_add(1, Ordering::Relaxed);
+        let there = self.meet(peer, true).await?;
+        assert_eq!(shard.bytes.len(), shard.geometry.shard_bytes(shard.block_bytes as usize));
+        assert_eq!(shard.crc, crc32c::crc32c(&shard.bytes));
+        there.shards.lock().insert(shard.id, shard);
+        Ok(())
+    }
+
+    async fn get(&self, peer: PeerTag, id: ShardId) -> Result<Shard, ShardError> {
+        self.shared.gets.fetch_add(1, Ordering::Relaxed);
+        let there = self.meet(peer, false).await?;
+        let shard = there.shards.lock().get(&id).cloned();
+        shard.ok_or(ShardError::Missing { block: id.block, index: id.index })
+    }
+
+    async fn sync(&self, peer: PeerTag) -> Result<(), ShardError> {
+        self.meet(peer, false).await?.syncs.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The order every writer promises: an op names a block only when all its shards are stored.
+    fn check(&self, namespace: &Namespace, change: &Change) {
+        let Change::Write { blocks, .. } = change else { return };
+        for block in blocks {
+            let group = namespace.group(block.group).expect("a group is opened before a block names it");
+            for (slot, seats) in group.slots.iter().enumerate() {
+                let id = ShardId { block: block.name, index: slot as u8 };
+                for seat in seats {
+                    let shards = self.peer(seat.peer).shards.lock();
+                    let shard = shards.get(&id).unwrap_or_else(|| panic!("{id:?} is not at {}", seat.peer));
+                    assert_eq!(shard.geometry, group.geometry);
+                }
+            }
+        }
+    }
+}
+
+/// One peer's end of the share.
+#[derive(Clone)]
+struct End {
+    me: PeerTag,
+    share: Share,
+}
+
+impl Control for End {
+    fn me(&self) -> PeerTag {
+        self.me
+    }
+
+    fn namespace(&self) -> RwLockReadGuard<'_, Namespace> {
+        self.share.shared.namespace.read()
+    }
+
+    fn change(&self, plan: &mut dyn FnMut(&Namespace) -> Result<Vec<Change>, Errno>) -> Result<u64, Errno> {
+        let mut namespace = self.share.shared.namespace.write();
+        let changes = plan(&namespace)?;
+        let now = self.now();
+        for change in &changes {
+            self.share.check(&namespace, change);
+            assert_eq!(namespace.check(self.me, now, change), Ok(()), "{change:?}");
+        }
+        namespace.change(self.me, now, changes);
+        Ok(namespace.vector().get(self.me))
+    }
+
+    fn settle(&self, seq: u64, _durable: bool) -> BoxFuture<'_, Result<(), Errno>> {
+        self.share.shared.settled.fetch_max(seq, Ordering::Relaxed);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn new_number(&self) -> u64 {
+        GroupId::new(self.me, self.share.shared.numbers.fetch_add(1, Ordering::Relaxed)).0
+    }
+
+    fn candidates(&self) -> Vec<Candidate> {
+        let candidate = |peer: PeerTag| Candidate {
+            peer,
+            alive: self.share.is_alive(peer),
+            zone: String::new(),
+            address: None,
+            host: peer.to_string(),
+            free: 1 << 40,
+        };
+        self.share.peers().into_iter().map(candidate).collect()
+    }
+
+    fn is_alive(&self, peer: PeerTag) -> bool {
+        self.share.is_alive(peer)
+    }
+
+    fn random(&self) -> u64 {
+        self.share.shared.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+    }
+
+    fn now(&self) -> WallTime {
+        WallTime(self.share.shared.now.fetch_add(1_000_000, Ordering::Relaxed))
+    }
+}
+
+impl ShardStore for End {
+    fn put(&self, shard: Shard) -> BoxFuture<'_, Result<(), ShardError>> {
+        Box::pin(self.share.put(self.me, shard))
+    }
+
+    fn get(&self, id: ShardId) -> BoxFuture<'_, Result<Shard, ShardError>> {
+        Box::pin(self.share.get(self.me, id))
+    }
+
+    fn sync(&self) -> BoxFuture<'_, Result<(), ShardError>> {
+        Box::pin(self.share.sync(self.me))
+    }
+
+    fn usage(&self) -> StoreUsage {
+        let stored = self.share.peer(self.me).shards.lock().values().map(|shard| shard.bytes.len() as u64).sum();
+        StoreUsage { stored, free: 1 << 40, capacity: 1 << 41 }
+    }
+}
+
+impl ShardNetwork for End {
+    fn put(&self, peer: PeerTag, shard: Shard) -> BoxFuture<'_, Result<(), ShardError>> {
+        Box::pin(self.share.put(peer, shard))
+    }
+
+    fn get(&self, peer: PeerTag, id: ShardId) -> BoxFuture<'_, Result<Shard, ShardError>> {
+        Box::pin(self.share.get(peer, id))
+    }
+
+    fn sync(&self, peer: PeerTag) -> BoxFuture<'_, Result<(), ShardError>> {
+        Box::pin(self.share.sync(peer))
+    }
+
+    fn latency_us(&self, _peer: PeerTag) -> u64 {
+        100
+    }
+}
