@@ -4,7 +4,7 @@
 //! are logged and sent in the order they were stamped. Carrying out is quick: an append to the log file, a push
 //! on a bounded queue. The namespace has a lock of its own, for readers; whoever writes it holds `core` first.
 
-use crate::id::{PeerTag, ShareId};
+use crate::id::{Ino, PeerTag, ShareId};
 use crate::io::quic::{Network, RosterPeer};
 use crate::io::store::OpLog;
 use crate::namespace::{Change, Key, Namespace, VersionVector};
@@ -33,6 +33,7 @@ pub struct Host {
     network: OnceLock<Arc<Network>>,
     runtime: tokio::runtime::Handle,
     settled: tokio::sync::Notify,
+    /// The counter of the next number drawn.
     next_number: AtomicU64,
     timers: Mutex<Timers>,
     timer_set: tokio::sync::Notify,
@@ -295,7 +296,7 @@ impl Control for Host {
     }
 
     fn new_number(&self) -> u64 {
-        self.next_number.fetch_add(1, Ordering::Relaxed)
+        Ino::new(self.me, self.next_number.fetch_add(1, Ordering::Relaxed)).0
     }
 
     fn candidates(&self) -> Vec<Candidate> {
