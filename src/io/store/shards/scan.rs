@@ -87,7 +87,7 @@ fn scan_volume(path: &Path, number: u32) -> Result<Option<Scanned>, StoreError> 
     let first = window.header(0).map_err(StoreError::io("read", path))?;
     let Some(salt) = volumes::check_header(first, number) else { return Ok(None) };
     let len = data.len();
-    let (mut at, mut live, mut sealed, mut strange) = (HEADER as u64, 0, false, None);
+    let (mut at, mut live, mut live_bytes, mut sealed, mut strange) = (HEADER as u64, 0, 0, false, None);
     while at < len {
         let bytes = window.header(at).map_err(StoreError::io("read", path))?;
         let Ok(header) = Header::decode(bytes, Place { salt, offset: at }) else {
@@ -109,6 +109,7 @@ fn scan_volume(path: &Path, number: u32) -> Result<Option<Scanned>, StoreError> 
             let spot = Spot { volume: number, offset: at as u32 };
             shards.push((header.id, Entry { form: header.form, spot }));
             live += 1;
+            live_bytes += volumes::span(&header.form);
         }
         at += volumes::span(&header.form);
     }
@@ -116,7 +117,7 @@ fn scan_volume(path: &Path, number: u32) -> Result<Option<Scanned>, StoreError> 
         tracing::warn!("{}: no intact shard at byte {at}; the others in it are served", path.display());
     }
     let end = at.max(len).next_multiple_of(HEADER as u64);
-    let volume = Volume { salt, end, live, disk: data.blocks() * 512, sealed, strange: strange.is_some() };
+    let volume = Volume { salt, end, live, live_bytes, disk: data.blocks() * 512, sealed, strange: strange.is_some() };
     Ok(Some((volume, shards)))
 }
 
