@@ -89,8 +89,9 @@ pub struct Home {
     paths: HomePaths,
     share: ShareId,
     key: Zeroizing<Vec<u8>>,
+    lost_power: bool,
     /// Holds the lock as long as it is open.
-    _lock: File,
+    lock: File,
 }
 
 impl Home {
@@ -101,7 +102,7 @@ impl Home {
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StoreError::io("create", path))?;
         own(path)?;
         vacant(&paths)?;
-        let lock = lock(&paths)?;
+        let (lock, _) = lock(&paths)?;
         // Another process may have completed its `create` between the look and the lock.
         vacant(&paths)?;
         close_to_others(path)?;
@@ -115,7 +116,7 @@ impl Home {
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             sys::sync_directory(parent).map_err(StoreError::io("write", parent))?;
         }
-        Ok(Home { paths, share, key: Zeroizing::new(key.to_vec()), _lock: lock })
+        Ok(Home { paths, share, key: Zeroizing::new(key.to_vec()), lost_power: false, lock })
     }
 
     /// Fails as [`Home::create`] would for want of a free directory, without making anything: for a joiner to
@@ -135,7 +136,7 @@ impl Home {
         }
         own(path)?;
         check_format(&paths)?;
-        let lock = lock(&paths)?;
+        let (lock, lost_power) = lock(&paths)?;
         close_to_others(path)?;
         let share_path = paths.share();
         let share = read_small(&share_path)?;
@@ -148,7 +149,7 @@ impl Home {
         if key.is_empty() {
             return Err(StoreError::damaged(&paths.key(), None, "it is empty"));
         }
-        Ok(Home { paths, share, key, _lock: lock })
+        Ok(Home { paths, share, key, lost_power, lock })
     }
 
     /// What lies where.
@@ -164,6 +165,20 @@ impl Home {
     /// The peer's secret key: PKCS #8, DER.
     pub fn key(&self) -> &[u8] {
         &self.key
+    }
+
+    /// The machine went down while the peer before this one ran: what that one wrote and did not sync may be gone
+    /// from this disk though other peers have it. Then this peer has to hear from them before it numbers ops of
+    /// its own, or it would give a number out twice.
+    pub fn lost_power(&self) -> bool {
+        self.lost_power
+    }
+}
+
+impl Drop for Home {
+    /// An empty lock file says that the peer ended in order: drop the home last.
+    fn drop(&mut self) {
+        let _ = self.lock.set_len(0);
     }
 }
 
@@ -235,7 +250,8 @@ fn check_format(paths: &HomePaths) -> Result<(), StoreError> {
     }
 }
 
-fn lock(paths: &HomePaths) -> Result<File, StoreError> {
+/// Takes the lock; also whether the machine went down on who had it before.
+fn lock(paths: &HomePaths) -> Result<(File, bool), StoreError> {
     let path = paths.lock();
     let mut file = OpenOptions::new()
         .read(true)
@@ -245,25 +261,32 @@ fn lock(paths: &HomePaths) -> Result<File, StoreError> {
         .mode(0o600)
         .open(&path)
         .map_err(StoreError::io("open", &path))?;
-    match file.try_lock() {
+    let locked = file.try_lock();
+    let mut before = Vec::new();
+    (&file).take(256).read_to_end(&mut before).map_err(StoreError::io("read", &path))?;
+    let before = String::from_utf8_lossy(&before);
+    let (pid, boot) = before.trim().split_once(' ').unwrap_or_default();
+    match locked {
         Ok(()) => {}
         Err(fs::TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            let who = match (&file).take(32).read_to_string(&mut text) {
-                Ok(_) if text.trim().parse::<u32>().is_ok() => format!("pid {}", text.trim()),
-                _ => "pid unknown".to_owned(),
-            };
+            let who = if pid.parse::<u32>().is_ok() { format!("pid {pid}") } else { "pid unknown".to_owned() };
             return Err(StoreError::Locked { home: paths.root().to_owned(), who });
         }
         Err(fs::TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
     }
+    // Another on every boot of the machine; without one, the worse is assumed.
+    let this_boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_else(|_| "unknown".to_owned());
+    let this_boot = this_boot.trim();
+    let lost_power = !before.is_empty() && (boot != this_boot || this_boot == "unknown");
     let mut write = || {
         file.set_len(0)?;
         file.rewind()?;
-        file.write_all(format!("{}\n", std::process::id()).as_bytes())
+        file.write_all(format!("{} {this_boot}\n", std::process::id()).as_bytes())?;
+        // A power cut has to find it.
+        file.sync_all()
     };
     write().map_err(StoreError::io("write", &path))?;
-    Ok(file)
+    Ok((file, lost_power))
 }
 
 fn read_small(path: &Path) -> Result<Zeroizing<Vec<u8>>, StoreError> {

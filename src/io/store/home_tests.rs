@@ -104,3 +104,21 @@ fn a_home_of_another_user_is_refused() {
     says(Home::open(&other), &["belongs to user", "run as its owner"]);
     drop(directory);
 }
+
+#[test]
+fn a_home_knows_whether_the_machine_went_down_under_it() {
+    let (_directory, path) = new_home();
+    let lock = path.join("lock");
+    assert_eq!(fs::read(&lock).unwrap(), b"", "it was left in order");
+    let home = Home::open(&path).unwrap();
+    assert!(!home.lost_power());
+    let killed = fs::read(&lock).unwrap();
+    drop(home);
+    // Killed, and started again on the same boot: the kernel kept what was written.
+    fs::write(&lock, &killed).unwrap();
+    assert!(!Home::open(&path).unwrap().lost_power());
+    for before in ["12 00000000-0000-0000-0000-000000000000\n", "12\n", "\0\0\0"] {
+        fs::write(&lock, before).unwrap();
+        assert!(Home::open(&path).unwrap().lost_power());
+    }
+}

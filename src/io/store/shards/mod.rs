@@ -8,6 +8,7 @@
 //! (ext4 walks past their inodes for minutes), and a sync has to wait for each of them.
 
 mod aside;
+mod compact;
 mod header;
 mod scan;
 mod sync;
@@ -124,7 +125,7 @@ impl Shards {
         self.store.state.lock().index.keys().copied().collect()
     }
 
-    /// Lets go of shards and gives their space back; those that are not there are passed over. The number that
+    /// Lets go of shards and gives their space back, moving others together where that helps; those that are not there are passed over. The number that
     /// went. After a power cut some may be back.
     pub fn remove(&self, ids: Vec<ShardId>) -> BoxFuture<'_, Result<usize, ShardError>> {
         Box::pin(on_disk(&self.writers, &self.store, move |store| {
@@ -135,6 +136,7 @@ impl Shards {
                 state.volumes.bury(entry.spot, id, entry.form).map_err(|error| disk("remove", &error))?;
                 removed += 1;
             }
+            store.compact().map_err(|error| disk("move", &error))?;
             Ok(removed)
         }))
     }

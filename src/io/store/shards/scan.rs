@@ -15,6 +15,12 @@ use std::path::Path;
 /// How much of a volume is read at a time, looking for headers.
 const WINDOW: usize = 16 * 1024;
 
+/// Volumes that are looked through at the same time.
+const BATCH: usize = 8;
+
+/// A volume, and its live shards in order.
+type Scanned = (Volume, Vec<(ShardId, Entry)>);
+
 /// What was found.
 #[derive(Default)]
 pub(super) struct Found {
@@ -47,25 +53,41 @@ pub(super) fn scan_volumes(volumes: &mut Volumes, aside: &Path, found: &mut Foun
         Ok(())
     })?;
     numbers.sort_unstable();
-    for number in numbers {
-        let path = volumes.path(number);
-        match scan_volume(&path, number, found)? {
-            Some(volume) => volumes.add(number, volume),
-            None => reject(aside, &path)?,
+    for batch in numbers.chunks(BATCH) {
+        // Finding headers is waiting for the disk: several volumes at a time.
+        let scanned: Vec<_> = std::thread::scope(|scope| {
+            let scan = |number: &u32| {
+                let (path, number) = (volumes.path(*number), *number);
+                scope.spawn(move || scan_volume(&path, number))
+            };
+            let threads: Vec<_> = batch.iter().map(scan).collect();
+            threads.into_iter().map(|thread| thread.join()).collect()
+        });
+        for (number, scanned) in batch.iter().zip(scanned) {
+            let path = volumes.path(*number);
+            let given_up = |_| StoreError::damaged(&path, None, "looking through it was given up");
+            match scanned.map_err(given_up)?? {
+                Some((volume, shards)) => {
+                    volumes.add(*number, volume);
+                    shards.into_iter().for_each(|(id, entry)| found.add(id, entry));
+                }
+                None => reject(aside, &path)?,
+            }
         }
     }
     Ok(())
 }
 
-/// One volume; `None` if it is none.
-fn scan_volume(path: &Path, number: u32, found: &mut Found) -> Result<Option<Volume>, StoreError> {
+/// One volume and the live shards in it; `None` if it is none.
+fn scan_volume(path: &Path, number: u32) -> Result<Option<Scanned>, StoreError> {
+    let mut shards = Vec::new();
     let file = File::open(path).map_err(StoreError::io("open", path))?;
     let data = file.metadata().map_err(StoreError::io("read", path))?;
     let mut window = Window { file: &file, start: 0, bytes: Vec::new() };
     let first = window.header(0).map_err(StoreError::io("read", path))?;
     let Some(salt) = volumes::check_header(first, number) else { return Ok(None) };
     let len = data.len();
-    let (mut at, mut live, mut sealed, mut strange) = (HEADER as u64, 0, false, None);
+    let (mut at, mut live, mut live_bytes, mut sealed, mut strange) = (HEADER as u64, 0, 0, false, None);
     while at < len {
         let bytes = window.header(at).map_err(StoreError::io("read", path))?;
         let Ok(header) = Header::decode(bytes, Place { salt, offset: at }) else {
@@ -85,8 +107,9 @@ fn scan_volume(path: &Path, number: u32, found: &mut Found) -> Result<Option<Vol
         }
         if !header.dead {
             let spot = Spot { volume: number, offset: at as u32 };
-            found.add(header.id, Entry { form: header.form, spot });
+            shards.push((header.id, Entry { form: header.form, spot }));
             live += 1;
+            live_bytes += volumes::span(&header.form);
         }
         at += volumes::span(&header.form);
     }
@@ -94,7 +117,8 @@ fn scan_volume(path: &Path, number: u32, found: &mut Found) -> Result<Option<Vol
         tracing::warn!("{}: no intact shard at byte {at}; the others in it are served", path.display());
     }
     let end = at.max(len).next_multiple_of(HEADER as u64);
-    Ok(Some(Volume { salt, end, live, disk: data.blocks() * 512, sealed, strange: strange.is_some() }))
+    let volume = Volume { salt, end, live, live_bytes, disk: data.blocks() * 512, sealed, strange: strange.is_some() };
+    Ok(Some((volume, shards)))
 }
 
 /// A part of a volume, read ahead for as long as headers lie close together.

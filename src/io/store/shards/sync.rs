@@ -49,7 +49,12 @@ impl Store {
             }
             std::mem::take(&mut state.unsynced)
         };
-        self.sync_all(&work).map_err(|error| {
+        self.make_durable(&work)
+    }
+
+    /// Waits until what is listed is on stable storage; a failure is the end of all promises.
+    pub(super) fn make_durable(&self, work: &Unsynced) -> Result<(), ShardError> {
+        self.sync_all(work).map_err(|error| {
             // The kernel reports a failed write once and forgets it: a later sync would succeed for nothing.
             let root = self.root.display();
             let why = format!("a sync of {root} failed ({error}); check the disk, then stop and start this peer");

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A volume takes records as long as they end within this.
-const VOLUME_BYTES: u64 = 64 << 20;
+pub(super) const VOLUME_BYTES: u64 = 64 << 20;
 /// Volumes kept open.
 const OPEN_FILES: usize = 32;
 const PAGE: u64 = 4096;
@@ -50,8 +50,9 @@ pub(super) struct Volume {
     pub salt: u64,
     /// Where the next record would begin.
     pub end: u64,
-    /// Records that are not dead.
+    /// Records that are not dead, and their bytes.
     pub live: u32,
+    pub live_bytes: u64,
     /// Bytes of disk.
     pub disk: u64,
     /// It has places that a crash left unwritten or half written: nothing more is appended to it.
@@ -104,6 +105,7 @@ impl Volumes {
         let (offset, before) = (volume.end, volume.end.next_multiple_of(PAGE));
         volume.end += span;
         volume.live += 1;
+        volume.live_bytes += span;
         volume.disk += volume.end.next_multiple_of(PAGE) - before;
         let place = Place { salt: volume.salt, offset };
         Ok((Spot { volume: number, offset: offset as u32 }, Record { file, place }, active.is_none()))
@@ -131,8 +133,17 @@ impl Volumes {
         if let Some(volume) = self.volumes.get_mut(&spot.volume) {
             volume.disk = volume.disk.saturating_sub(freed);
             volume.live = volume.live.saturating_sub(1);
+            volume.live_bytes = volume.live_bytes.saturating_sub(span(&form));
         }
         self.delete_if_empty(spot.volume)
+    }
+
+    /// Volumes that take more than twice the disk of what lives in them.
+    pub fn sparse(&self) -> Vec<u32> {
+        let sparse = |(number, volume): &(&u32, &Volume)| {
+            self.active != Some(**number) && !volume.strange && volume.live_bytes < volume.disk / 2
+        };
+        self.volumes.iter().filter(sparse).map(|(number, _)| *number).collect()
     }
 
     /// Deletes the volumes in which nothing is left.
@@ -177,8 +188,10 @@ impl Volumes {
             OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all_at(&header(number, salt), 0)?;
         std::fs::rename(&temporary, &path)?;
-        self.volumes
-            .insert(number, Volume { salt, end: HEADER as u64, live: 0, disk: PAGE, sealed: false, strange: false });
+        self.volumes.insert(
+            number,
+            Volume { salt, end: HEADER as u64, live: 0, live_bytes: 0, disk: PAGE, sealed: false, strange: false },
+        );
         self.active = Some(number);
         Ok(number)
     }

@@ -199,3 +199,26 @@ async fn what_piles_up_unsynced_is_synced_without_being_asked() {
     shards.sync().await.unwrap();
     assert!(!note(1));
 }
+
+#[tokio::test]
+async fn small_shards_left_over_move_together_and_their_volumes_go() {
+    let home = tempfile::tempdir().unwrap();
+    let shards = open(home.path());
+    // One volume and a little more, of shards that leave no whole page when they go.
+    let all: Vec<Shard> = (0..18_000).map(|n| shard(n, 3900)).collect();
+    for shard in &all {
+        shards.put(shard.clone()).await.unwrap();
+    }
+    let volumes = || fs::read_dir(home.path().join("volumes")).unwrap().count();
+    assert_eq!(volumes(), 2);
+    let (kept, gone): (Vec<&Shard>, Vec<&Shard>) = all.iter().partition(|shard| shard.id.block.0[0] < 64);
+    shards.remove(gone.iter().map(|shard| shard.id).collect()).await.unwrap();
+    assert_eq!(volumes(), 1);
+    assert!(!first_volume(home.path()).exists());
+    for shards in [shards, open(home.path())] {
+        assert_eq!(shards.list().len(), kept.len());
+        for shard in &kept {
+            assert_eq!(&&shards.get(shard.id).await.unwrap(), shard);
+        }
+    }
+}
