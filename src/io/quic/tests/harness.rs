@@ -94,6 +94,23 @@ impl Node {
     pub(super) async fn until(&mut self, wanted: Event) {
         while self.event().await != wanted {}
     }
+
+    /// The connection to a peer.
+    pub(super) fn connection(&self, peer: PeerTag) -> quinn::Connection {
+        self.network.peer(peer).unwrap().link().unwrap().connection.clone()
+    }
+
+    /// Waits until another connection than `old` leads to the peer. Whether `disconnected` was said in between
+    /// depends on which came first.
+    pub(super) async fn until_another(&mut self, peer: PeerTag, old: &quinn::Connection) {
+        let is_another = |node: &Node| {
+            let link = node.network.peer(peer).and_then(|peer| peer.link());
+            link.is_some_and(|link| link.connection.stable_id() != old.stable_id())
+        };
+        while !is_another(self) {
+            self.event().await;
+        }
+    }
 }
 
 /// Two networks, connected.
@@ -120,6 +137,21 @@ pub(super) async fn connect(nodes: &mut [&mut Node]) {
             };
         }
     }
+    // Both may have dialled: then each soon uses the same one of the two connections.
+    let dialler = |at: usize, to: usize| {
+        let peer = nodes[at].network.peer(tags[to])?;
+        Some(peer.link()?.dialled_by)
+    };
+    let agreed = || {
+        let mut pairs = (0..tags.len()).flat_map(|a| (0..a).map(move |b| (a, b)));
+        pairs.all(|(a, b)| dialler(a, b).is_some() && dialler(a, b) == dialler(b, a))
+    };
+    within(async {
+        while !agreed() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 /// Bounds a wait of a test.

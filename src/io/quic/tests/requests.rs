@@ -97,9 +97,9 @@ async fn a_full_control_queue_drops_the_connection_which_comes_back() {
     connect(&mut [&mut a, &mut b]).await;
     let vector = VersionVector((1..=1_000).map(|tag| (PeerTag(tag), 1)).collect());
     let large = ControlMessage::Have { vector, durable: VersionVector::default() };
+    let old = a.connection(b.tag());
     assert!(matches!(a.network.send_control(b.tag(), &large), Err(SendError::Overflow(_))));
-    a.until(Event::Disconnected(b.tag())).await;
-    a.until(Event::Connected(b.tag())).await;
+    a.until_another(b.tag(), &old).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -160,8 +160,8 @@ async fn a_request_without_an_answer_fails_at_its_deadline() {
 
 /// Sends raw bytes as `a` on a stream of a request, or on the control stream, and waits for `b` to close.
 async fn breaks_the_protocol(bytes: &[u8], control: bool) {
-    let (a, mut b) = two().await;
-    let connection = a.network.peer(b.tag()).unwrap().link().unwrap().connection.clone();
+    let (mut a, b) = two().await;
+    let connection = a.connection(b.tag());
     if control {
         let link = a.network.peer(b.tag()).unwrap().link().unwrap();
         assert!(link.outbox.push(Bytes::copy_from_slice(bytes), usize::MAX));
@@ -173,9 +173,8 @@ async fn breaks_the_protocol(bytes: &[u8], control: bool) {
         ConnectionError::ApplicationClosed(close) => assert_eq!(close.error_code, code::PROTOCOL, "{close}"),
         other => panic!("{other}"),
     }
-    b.until(Event::Disconnected(a.tag())).await;
     // And it is not the end of the share.
-    b.until(Event::Connected(a.tag())).await;
+    a.until_another(b.tag(), &connection).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
