@@ -447,6 +447,40 @@ fn what_changes_elsewhere_is_seen_at_once_when_announced() {
     assert_eq!(fs::metadata(mounted.mountpoint().join("other")).unwrap().mode() & 0o7777, 0o600);
 }
 
+#[test]
+fn what_one_machine_writes_another_reads() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let share = Share::new(3);
+    let mount = |n| {
+        let home = tempfile::tempdir().unwrap();
+        let mounted =
+            Mounted::mount(share.volume(n), home.path(), runtime.handle().clone(), &MountOptions::default()).unwrap();
+        (mounted, home)
+    };
+    // SAFETY: takes no arguments and cannot fail.
+    let owner = AttributeChange { uid: Some(unsafe { libc::geteuid() }), ..Default::default() };
+    runtime.block_on(share.volume(0).set_attributes(Ino::ROOT, owner, 0)).unwrap();
+    let ((a, _a_home), (b, _b_home)) = (mount(0), mount(1));
+    let (at_a, at_b) = (a.mountpoint().join("file"), b.mountpoint().join("file"));
+    let first = vec![1; 100_000];
+    fs::write(&at_a, &first).unwrap();
+    assert_eq!(fs::read(&at_b).unwrap(), first);
+    let held = File::open(&at_b).unwrap();
+    let second = vec![2; 3_000_000];
+    fs::write(&at_a, &second).unwrap();
+    let ino = Ino(fs::metadata(&at_a).unwrap().ino());
+    share.volume(1).invalidated(ino);
+    b.invalidate(vec![Invalidation::Inode(ino)]);
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while fs::read(&at_b).unwrap() != second {
+        assert!(std::time::Instant::now() < deadline, "the old content is still cached");
+        std::thread::yield_now();
+    }
+    let mut page = [0; 4096];
+    held.read_exact_at(&mut page, 0).unwrap();
+    assert_eq!(page, [2; 4096], "a file open all along shows it too");
+}
+
 /// For the public suites.
 #[test]
 #[ignore = "serves until it is unmounted"]
