@@ -295,7 +295,7 @@ impl Control for Host {
     }
 
     fn new_number(&self) -> u64 {
-        self.next_number.fetch_add(1, Ordering::Relaxed)
+        crate::id::Ino::new(self.me, self.next_number.fetch_add(1, Ordering::Relaxed)).0
     }
 
     fn candidates(&self) -> Vec<Candidate> {
