@@ -13,7 +13,7 @@ const BATCH_BYTES: usize = 1 << 20;
 #[derive(Default)]
 pub(super) struct Link {
     /// It said Hello: from then on ops may be sent to it.
-    greeted: bool,
+    pub(super) greeted: bool,
     /// It once had everything we had: changes now wait for it.
     pub(super) current: bool,
     /// What it said it has.

@@ -89,6 +89,12 @@ impl Peer {
         )
     }
 
+    /// Whether at least one peer has said what it has, and all that any said is here.
+    pub fn has_caught_up(&self, namespace: &Namespace) -> bool {
+        let mut greeted = self.links.values().filter(|link| link.greeted).peekable();
+        greeted.peek().is_some() && greeted.all(|link| namespace.vector().covers(&link.theirs))
+    }
+
     /// The peers that [`Peer::is_settled`] waits for, for messages.
     pub fn unsettled(&self, seq: u64) -> Vec<PeerTag> {
         self.links

@@ -111,6 +111,12 @@ impl Host {
         change(&mut self.namespace.write())
     }
 
+    /// Whether some peer said what it has, and everything that was said is here.
+    pub fn has_caught_up(&self) -> bool {
+        let core = self.core.lock();
+        core.has_caught_up(&self.namespace.read())
+    }
+
     /// Handles an event and carries out what follows.
     pub fn handle(&self, event: Event) {
         let mut core = self.core.lock();
@@ -296,7 +302,11 @@ impl Control for Host {
     }
 
     fn new_number(&self) -> u64 {
+<<<<<<< HEAD
         Ino::new(self.me, self.next_number.fetch_add(1, Ordering::Relaxed)).0
+=======
+        crate::id::Ino::new(self.me, self.next_number.fetch_add(1, Ordering::Relaxed)).0
+>>>>>>> harness
     }
 
     fn candidates(&self) -> Vec<Candidate> {

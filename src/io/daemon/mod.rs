@@ -42,6 +42,9 @@ const FINISH_DEADLINE: Duration = Duration::from_secs(60);
 /// How long an unmount waits for programs to close their files.
 const LET_GO_DEADLINE: Duration = Duration::from_secs(3);
 
+/// How long a peer that comes back from a power cut waits for the first other one.
+const HEAR_DEADLINE: Duration = Duration::from_secs(15);
+
 /// How to run a peer.
 #[derive(Clone, Debug, Default)]
 pub struct RunOptions {
@@ -71,16 +74,18 @@ pub fn run(home: &Path, options: RunOptions, ready: impl FnOnce()) -> anyhow::Re
     let config = Config::with(&home.paths().config(), &options.overrides)?;
     // Two workers serve the network and the data path; hashing and the disk have threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(run_in(home, config, options.mountpoint, ready));
+    let result = runtime.block_on(run_in(&home, config, options.mountpoint, ready));
     runtime.shutdown_timeout(Duration::from_secs(2));
+    // Last: that its lock was let go of in order says that the log was brought to stable storage.
+    drop(home);
     result
 }
 
-async fn run_in(home: Home, config: Config, mountpoint: Option<PathBuf>, ready: impl FnOnce()) -> anyhow::Result<()> {
+async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready: impl FnOnce()) -> anyhow::Result<()> {
     let identity = Identity::from_pkcs8(home.key())?;
     let me = identity.key().tag();
-    let (namespace, persistence) = Persistence::open(&home, me)?;
-    let own = setup::own_record(&home, &namespace, me)?;
+    let (namespace, persistence) = Persistence::open(home, me)?;
+    let own = setup::own_record(home, &namespace, me)?;
     let options = ShardsOptions { me, reserve: Some(machine::reserve(home.paths().root(), &config)) };
     let store: Arc<dyn ShardStore> = Arc::new(Shards::open(&home.paths().shards(), options)?);
     let now = setup::now();
@@ -95,6 +100,9 @@ async fn run_in(home: Home, config: Config, mountpoint: Option<PathBuf>, ready: 
     let network = Network::start(setup::quic_settings(&config), identity, host.roster(), handler.clone())?;
     host.connect(network.clone(), effects);
     host.handle(Event::Usage(store.usage()));
+    if home.lost_power() {
+        hear_of_own_ops(&host).await;
+    }
     let record = setup::record(&config, own.key);
     if record != own {
         host.change(&mut |_| Ok(vec![Change::Admit { peer: record.clone() }]))?;
@@ -128,6 +136,24 @@ async fn run_in(home: Home, config: Config, mountpoint: Option<PathBuf>, ready: 
     host.stop();
     network.shutdown().await;
     outcome
+}
+
+/// After a power cut this disk may lack the last ops this peer made, while others have them. They are taken back
+/// before a new op could be given one of their numbers.
+async fn hear_of_own_ops(host: &Host) {
+    if host.roster().len() < 2 {
+        return;
+    }
+    tracing::info!("the power was cut: hearing first what the other peers have of this one");
+    let deadline = tokio::time::Instant::now() + HEAR_DEADLINE;
+    let mut poll = tokio::time::interval(Duration::from_millis(50));
+    while !host.has_caught_up() {
+        if tokio::time::Instant::now() > deadline {
+            tracing::warn!("no other peer answers within {HEAR_DEADLINE:?}; going on with what this disk has");
+            return;
+        }
+        poll.tick().await;
+    }
 }
 
 fn volume_settings(config: &Config) -> VolumeSettings {
