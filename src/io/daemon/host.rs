@@ -302,11 +302,7 @@ impl Control for Host {
     }
 
     fn new_number(&self) -> u64 {
-<<<<<<< HEAD
         Ino::new(self.me, self.next_number.fetch_add(1, Ordering::Relaxed)).0
-=======
-        crate::id::Ino::new(self.me, self.next_number.fetch_add(1, Ordering::Relaxed)).0
->>>>>>> harness
     }
 
     fn candidates(&self) -> Vec<Candidate> {
