@@ -61,7 +61,7 @@ pub fn peers(host: &Host) -> Vec<PeerReport> {
     let namespace = host.namespace();
     let report = |candidate: Candidate| {
         let record = namespace.peer(candidate.peer)?;
-        let usage = host.with_core(|core| core.usage(candidate.peer));
+        let usage = host.usage(candidate.peer);
         Some(PeerReport {
             id: candidate.peer.to_string(),
             name: record.name.clone(),
