@@ -79,9 +79,8 @@ impl Peer {
                 );
                 effects.push(Effect::Misbehaved { peer: from, how });
             }
-            ControlMessage::Load { usage } => {
-                self.usage.insert(from, usage);
-            }
+            // Nothing here depends on it: the data path looks at it when it seats peers.
+            ControlMessage::Load { .. } => {}
             ControlMessage::Leaving => {
                 link.current = false;
                 effects.push(Effect::Settled);
@@ -186,8 +185,8 @@ impl Peer {
             if self.links.get(&peer).is_some_and(|link| link.told != state) {
                 effects.push(self.have(peer, namespace));
             }
-            if let Some(usage) = self.usage.get(&self.me) {
-                effects.push(Effect::SendControl { to: peer, message: ControlMessage::Load { usage: *usage } });
+            if let Some(usage) = self.usage {
+                effects.push(Effect::SendControl { to: peer, message: ControlMessage::Load { usage } });
             }
             let Some(link) = self.links.get_mut(&peer) else { continue };
             link.told = state.clone();

@@ -37,7 +37,8 @@ pub struct Peer {
     membership: Membership,
     /// Peers with a standing connection.
     links: BTreeMap<PeerTag, Link>,
-    usage: BTreeMap<PeerTag, StoreUsage>,
+    /// What this peer's store takes and could take; the others are told at each tick.
+    usage: Option<StoreUsage>,
     /// What of the log is on stable storage here.
     durable: VersionVector,
     /// Peers that wait to hear that our log is durable, and the own seq they wait for.
@@ -52,7 +53,7 @@ impl Peer {
             share,
             membership,
             links: BTreeMap::new(),
-            usage: BTreeMap::new(),
+            usage: None,
             awaiting_durable: BTreeMap::new(),
             // What was read from the log at the start may lie in the page cache only.
             durable: VersionVector::default(),
@@ -70,11 +71,6 @@ impl Peer {
     /// Whether the membership believes the peer alive; this one always is.
     pub fn is_alive(&self, peer: PeerTag) -> bool {
         peer == self.me || self.membership.is_alive(peer)
-    }
-
-    /// What the peer last said of its store.
-    pub fn usage(&self, peer: PeerTag) -> Option<StoreUsage> {
-        self.usage.get(&peer).copied()
     }
 
     /// Whether every connected, live peer that was up to date has my ops up to `seq` (`durable`: on stable
@@ -142,7 +138,7 @@ impl Peer {
             Event::Control { from, message } => self.control(namespace, from, message, now, &mut effects),
             Event::LogDurable(vector) => self.log_durable(namespace, vector, &mut effects),
             Event::Usage(usage) => {
-                self.usage.insert(self.me, usage);
+                self.usage = Some(usage);
             }
             Event::Leaving => {
                 effects.extend(

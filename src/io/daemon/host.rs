@@ -7,10 +7,11 @@
 use crate::id::{Ino, PeerTag, ShareId};
 use crate::io::quic::{Network, RosterPeer};
 use crate::io::store::OpLog;
-use crate::namespace::{Change, Key, Namespace, VersionVector};
+use crate::namespace::{Change, Key, Namespace, PeerRecord, VersionVector};
 use crate::peer::{Effect, Event, Peer, Timer};
 use crate::time::WallTime;
-use crate::volume::ports::{BoxFuture, Candidate, Control, Errno, ShardStore};
+use crate::volume::ports::{BoxFuture, Candidate, Control, Errno, ShardStore, StoreUsage};
+use crate::wire::ControlMessage;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,6 +29,9 @@ pub struct Host {
     share: ShareId,
     core: Mutex<Peer>,
     namespace: RwLock<Namespace>,
+    /// What the core thinks of the peers, for those who must not wait for it: they may hold the namespace, which
+    /// whoever holds the core may be waiting for.
+    view: RwLock<BTreeMap<PeerTag, Seen>>,
     log: Arc<OpLog>,
     store: Arc<dyn ShardStore>,
     network: OnceLock<Arc<Network>>,
@@ -60,6 +64,7 @@ impl Host {
             share,
             core: Mutex::new(core),
             namespace: RwLock::new(namespace),
+            view: RwLock::default(),
             log,
             store,
             network: OnceLock::new(),
@@ -80,6 +85,7 @@ impl Host {
         let mut core = self.core.lock();
         self.carry_out(&mut core, effects);
         drop(core);
+        self.tell_roster();
         self.runtime.spawn(run_timers(self.this.clone()));
     }
 
@@ -100,9 +106,9 @@ impl Host {
         &self.store
     }
 
-    /// Reads the core; not for long.
-    pub fn with_core<R>(&self, read: impl FnOnce(&Peer) -> R) -> R {
-        read(&self.core.lock())
+    /// What the peer last said of its store.
+    pub fn usage(&self, peer: PeerTag) -> Option<StoreUsage> {
+        self.view.read().get(&peer).and_then(|seen| seen.usage)
     }
 
     /// The namespace, to be changed by what is no op (a checkpoint's marks).
@@ -119,6 +125,13 @@ impl Host {
 
     /// Handles an event and carries out what follows.
     pub fn handle(&self, event: Event) {
+        match &event {
+            Event::Usage(usage) => self.view.write().entry(self.me).or_default().usage = Some(*usage),
+            Event::Control { from, message: ControlMessage::Load { usage } } => {
+                self.view.write().entry(*from).or_default().usage = Some(*usage);
+            }
+            _ => {}
+        }
         let mut core = self.core.lock();
         let effects = core.handle(&mut self.namespace.write(), event, self.now());
         self.carry_out(&mut core, effects);
@@ -160,6 +173,7 @@ impl Host {
                 Effect::RosterChanged => self.tell_roster(),
                 Effect::Alive { peer, alive } => {
                     tracing::info!(%peer, "is {}", if alive { "alive" } else { "dead" });
+                    self.view.write().entry(peer).or_default().alive = alive;
                     if let Some(network) = self.network.get() {
                         network.set_alive(peer, alive);
                     }
@@ -223,6 +237,13 @@ impl Host {
             .map(|(_, record)| RosterPeer { key: record.key, addresses: record.addresses.clone() })
             .collect()
     }
+}
+
+/// What is known of a peer.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    alive: bool,
+    usage: Option<StoreUsage>,
 }
 
 /// The timers that run, by when they run out and in which order they were set.
@@ -302,29 +323,29 @@ impl Control for Host {
     }
 
     fn new_number(&self) -> u64 {
-<<<<<<< HEAD
         Ino::new(self.me, self.next_number.fetch_add(1, Ordering::Relaxed)).0
-=======
-        crate::id::Ino::new(self.me, self.next_number.fetch_add(1, Ordering::Relaxed)).0
->>>>>>> harness
     }
 
     fn candidates(&self) -> Vec<Candidate> {
-        let core = self.core.lock();
-        let namespace = self.namespace.read();
-        let candidate = |(peer, record): (PeerTag, &crate::namespace::PeerRecord)| Candidate {
-            peer,
-            alive: core.is_alive(peer),
-            zone: record.zone.clone(),
-            address: record.addresses.first().map(|address| address.ip()),
-            host: record.host.clone(),
-            free: core.usage(peer).map_or(u64::MAX, |usage| usage.free),
+        // Recursive: the caller may hold the namespace already.
+        let namespace = self.namespace.read_recursive();
+        let view = self.view.read();
+        let candidate = |(peer, record): (PeerTag, &PeerRecord)| {
+            let seen = view.get(&peer).copied().unwrap_or_default();
+            Candidate {
+                peer,
+                alive: seen.alive || peer == self.me,
+                zone: record.zone.clone(),
+                address: record.addresses.first().map(|address| address.ip()),
+                host: record.host.clone(),
+                free: seen.usage.map_or(u64::MAX, |usage| usage.free),
+            }
         };
         namespace.peers().map(candidate).collect()
     }
 
     fn is_alive(&self, peer: PeerTag) -> bool {
-        self.core.lock().is_alive(peer)
+        peer == self.me || self.view.read().get(&peer).is_some_and(|seen| seen.alive)
     }
 
     fn random(&self) -> u64 {

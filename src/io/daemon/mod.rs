@@ -97,7 +97,8 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
     let invitations = Arc::new(Invitations::open(home.paths().root(), share)?);
     let handler =
         Arc::new(PeerHandler { host: host.clone(), invitations: invitations.clone(), volume: OnceLock::new() });
-    let network = Network::start(setup::quic_settings(&config), identity, host.roster(), handler.clone())?;
+    // With nobody to connect to: the host has to have its network before the first peer is greeted.
+    let network = Network::start(setup::quic_settings(&config), identity, Vec::new(), handler.clone())?;
     host.connect(network.clone(), effects);
     host.handle(Event::Usage(store.usage()));
     if home.lost_power() {

@@ -8,7 +8,7 @@ use crate::io::control::{
     ShardReport, SlotReport, StatsReport, StatusReport, WhereReport,
 };
 use crate::namespace::{Group, Kind, Source};
-use crate::volume::ports::{Candidate, Control, StoreUsage};
+use crate::volume::ports::{Candidate, Control};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -58,11 +58,10 @@ pub fn status(host: &Host, stats: &StatsReport, mounts: Vec<String>) -> StatusRe
 /// Everyone on the roster.
 pub fn peers(host: &Host) -> Vec<PeerReport> {
     let candidates = host.candidates();
-    // Asked before the namespace is held: the core's lock comes first.
-    let usages: Vec<_> = host.with_core(|core| candidates.iter().map(|one| core.usage(one.peer)).collect());
     let namespace = host.namespace();
-    let report = |(candidate, usage): (Candidate, Option<StoreUsage>)| {
+    let report = |candidate: Candidate| {
         let record = namespace.peer(candidate.peer)?;
+        let usage = host.usage(candidate.peer);
         Some(PeerReport {
             id: candidate.peer.to_string(),
             name: record.name.clone(),
@@ -76,7 +75,7 @@ pub fn peers(host: &Host) -> Vec<PeerReport> {
             capacity_bytes: usage.map(|usage| usage.capacity),
         })
     };
-    candidates.into_iter().zip(usages).filter_map(report).collect()
+    candidates.into_iter().filter_map(report).collect()
 }
 
 /// Every group that holds blocks.

@@ -18,7 +18,7 @@ pub(super) async fn answer_callers(network: Arc<Network>) {
     loop {
         let incoming = tokio::select! {
             biased;
-            () = network.stop.cancelled() => return,
+            () = network.leaving.cancelled() => return,
             incoming = network.endpoint.accept() => incoming,
         };
         let Some(incoming) = incoming else { return };

@@ -16,11 +16,12 @@ const HEAD_START: Duration = Duration::from_millis(150);
 
 /// Dials until the peer is off the roster.
 pub(super) async fn keep_connected(network: Arc<Network>, peer: Arc<Peer>) {
-    let removed = peer.removed.clone();
+    let (removed, leaving) = (peer.removed.clone(), network.leaving.clone());
     tokio::select! {
         biased;
         // A connection that is up sees to its own end.
         () = removed.cancelled() => {}
+        () = leaving.cancelled() => {}
         () = dial_forever(network, peer) => {}
     }
 }

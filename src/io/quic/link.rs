@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 /// What a peer that was taken off the roster is told.
 pub(super) const REMOVED: &str = "you were taken off the roster of this peer";
+const LEAVING: &str = "leaving";
 const SURPLUS: &str = "another connection between the two is in use";
 /// Time for both sides to accept a connection after the handshake.
 const OPENING: Duration = Duration::from_secs(3);
@@ -58,7 +59,7 @@ pub(super) async fn run(
         if link.connection.close_reason().is_none() {
             // The other side may have seen this connection first, and use it until it sees the better one.
             let _ = tokio::time::timeout(LINGER, serve::requests(&network, &peer, &connection)).await;
-            connection.close(code::REPLACED, SURPLUS.as_bytes());
+            close(&connection, code::REPLACED, SURPLUS);
         }
         return Err(why);
     }
@@ -81,11 +82,7 @@ pub(super) async fn run(
 
 /// Why a peer's connections end when its token is cancelled.
 fn removed(network: &Network) -> (VarInt, String) {
-    if network.stop.is_cancelled() {
-        (code::LEAVING, "leaving".to_owned())
-    } else {
-        (code::REMOVED, REMOVED.to_owned())
-    }
+    if network.stop.is_cancelled() { (code::LEAVING, LEAVING.to_owned()) } else { (code::REMOVED, REMOVED.to_owned()) }
 }
 
 /// Both sides open their control stream and say which run of the program they are: a side that does so has
@@ -106,6 +103,10 @@ async fn open(network: &Network, connection: &Connection) -> Result<(Sending, Re
 /// one is left open.
 fn come_up(network: &Arc<Network>, peer: &Arc<Peer>, link: &Arc<Link>) -> Result<(), String> {
     let _turn = peer.turn.lock();
+    if network.leaving.is_cancelled() {
+        close(&link.connection, code::LEAVING, LEAVING);
+        return Err(LEAVING.to_owned());
+    }
     let (offer, old) = peer.offer(link);
     match offer {
         Offer::Taken => {}
@@ -123,7 +124,7 @@ fn come_up(network: &Arc<Network>, peer: &Arc<Peer>, link: &Arc<Link>) -> Result
                 // What is under way on it may end; nothing new starts.
                 let _ = tokio::time::timeout(LINGER, old.connection.closed()).await;
             }
-            old.connection.close(code::REPLACED, SURPLUS.as_bytes());
+            close(&old.connection, code::REPLACED, SURPLUS);
         });
     }
     tracing::info!(peer = %peer.tag, address = %link.connection.remote_address(), "connected");
@@ -163,7 +164,7 @@ async fn read_control(network: Arc<Network>, peer: Arc<Peer>, link: Arc<Link>, m
         match message {
             Ok(message) => network.handler.control(peer.tag, message).await,
             // The other side has said all it had to say: it stops.
-            Err(StreamError::Ended) => return link.connection.close(code::LEAVING, b"leaving"),
+            Err(StreamError::Ended) => return close(&link.connection, code::LEAVING, LEAVING),
             Err(error) => return drop_connection(&peer, &link.connection, &error),
         }
     }
@@ -200,9 +201,13 @@ pub(super) fn drop_connection(peer: &Peer, connection: &Connection, error: &Stre
         }
         error => tracing::debug!(peer = %peer.tag, %error, "connection closed"),
     }
-    // Closing again would hide the first reason.
+    close(connection, fault(error), &error.to_string());
+}
+
+/// Closes a connection that is not closed: doing it again would hide the first reason.
+fn close(connection: &Connection, code: VarInt, why: &str) {
     if connection.close_reason().is_none() {
-        connection.close(fault(error), error.to_string().as_bytes());
+        connection.close(code, why.as_bytes());
     }
 }
 

@@ -66,6 +66,8 @@ pub struct Network {
     pub(super) receiving: Semaphore,
     pub(super) joins: Arc<Semaphore>,
     pub(super) tasks: TaskTracker,
+    /// No new connections: what is under way may still end.
+    pub(super) leaving: CancellationToken,
     pub(super) stop: CancellationToken,
     peers: RwLock<BTreeMap<PeerTag, Arc<Peer>>>,
     started: Instant,
@@ -90,6 +92,7 @@ impl Network {
             receiving: Semaphore::new(settings.receive_memory.min(Semaphore::MAX_PERMITS)),
             joins: Arc::new(Semaphore::new(JOINS)),
             tasks: TaskTracker::new(),
+            leaving: CancellationToken::new(),
             stop: CancellationToken::new(),
             peers: RwLock::default(),
             started: Instant::now(),
@@ -187,6 +190,8 @@ impl Network {
 
     /// Sends what is queued, as far as it goes within a second, then closes every connection and stops listening.
     pub async fn shutdown(&self) {
+        self.leaving.cancel();
+        self.endpoint.set_server_config(None);
         let peers: Vec<Arc<Peer>> = self.peers.read().values().cloned().collect();
         let links: Vec<_> = peers.iter().filter_map(|peer| peer.link()).collect();
         for link in &links {

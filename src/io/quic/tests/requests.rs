@@ -34,11 +34,14 @@ async fn shards_go_to_a_peer_and_come_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_requests_run_at_once_in_both_directions() {
     let (a, b) = two().await;
+    // Made before: making them takes the processor away from the connections.
+    let shards: Vec<_> = (0..4).map(|index| shard(index, 100_000)).collect();
     let mut puts = tokio::task::JoinSet::new();
     for index in 0..400u16 {
         let (from, to) = if index % 2 == 0 { (&a, &b) } else { (&b, &a) };
         let (network, to) = (from.network.clone(), to.tag());
-        puts.spawn(async move { network.put(to, shard((index % 4) as u8, 100_000)).await });
+        let shard = shards[usize::from(index % 4)].clone();
+        puts.spawn(async move { network.put(to, shard).await });
     }
     while let Some(done) = within(puts.join_next()).await {
         done.unwrap().unwrap();
