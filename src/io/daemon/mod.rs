@@ -36,6 +36,12 @@ use std::time::Duration;
 
 /// How often the store's figures are told to the core, and a checkpoint is considered.
 const UPKEEP: Duration = Duration::from_secs(2);
+/// Processor time in one [`UPKEEP`] below which a peer counts as idle: 1 % of a core.
+const IDLE_CPU_US: u64 = 20_000;
+/// A peer that was idle for so long gives back the memory of its caches, down to about [`IDLE_BYTES`]: the
+/// kernel's own cache still has what is likely to be read again.
+const IDLE_AFTER: Duration = Duration::from_secs(20);
+const IDLE_BYTES: u64 = 48 << 20;
 /// The longest a stop waits for people's data to be safe before it says that it is not.
 const FINISH_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -328,9 +334,16 @@ fn own_stats(host: &Host) -> PeerStats {
 async fn upkeep(daemon: Weak<Daemon>) {
     let mut interval = tokio::time::interval(UPKEEP);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut cpu_us, mut idle_for) = (0, Duration::ZERO);
     loop {
         interval.tick().await;
         let Some(daemon) = daemon.upgrade() else { return };
+        let used = machine::cpu_us().saturating_sub(std::mem::replace(&mut cpu_us, machine::cpu_us()));
+        idle_for = if used < IDLE_CPU_US { idle_for + UPKEEP } else { Duration::ZERO };
+        if idle_for >= IDLE_AFTER && machine::resident_bytes() > IDLE_BYTES {
+            daemon.volume.drop_caches();
+            machine::trim_memory();
+        }
         daemon.host.handle(Event::Usage(daemon.host.store().usage()));
         if let Err(error) =
             daemon.persistence.checkpoint(&daemon.host, false).await.context("a checkpoint failed; it is tried again")
