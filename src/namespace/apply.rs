@@ -86,7 +86,14 @@ impl Work<'_> {
 
     /// Changes an inode that is there and not reaped, and gives it this version.
     pub fn edit(&mut self, ino: Ino, change: impl FnOnce(&mut Inode)) {
-        let Some(mut inode) = self.tree.inode(ino).filter(|inode| !inode.reaped).cloned() else { return };
+        if self.tree.inode(ino).is_some_and(|inode| !inode.reaped) {
+            self.edit_even_reaped(ino, change);
+        }
+    }
+
+    /// Changes an inode that is there, and gives it this version.
+    pub fn edit_even_reaped(&mut self, ino: Ino, change: impl FnOnce(&mut Inode)) {
+        let Some(mut inode) = self.tree.inode(ino).cloned() else { return };
         change(&mut inode);
         inode.version = self.stamp;
         self.put(Key::Inode(ino), Some(Record::Inode(Box::new(inode))));

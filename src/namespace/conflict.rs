@@ -35,21 +35,16 @@ impl Work<'_> {
     /// Where a write goes that was built on version `base` of a file: the file itself, or the copy that
     /// follows this line of versions, or a new copy of that version under a conflict name.
     pub fn line_of(&mut self, ino: Ino, base: Stamp, linked: bool) -> Option<Ino> {
-        let inode = self.tree.inode(ino).filter(|inode| inode.kind == Kind::File)?;
-        // A file without a name goes when it is closed: not worth a copy.
-        if inode.content == base || (inode.nlink == 0 && !linked) {
-            return Some(ino);
+        self.tree.inode(ino).filter(|inode| inode.kind == Kind::File)?;
+        if let Some(line) = self.tree.line(ino, base) {
+            return Some(line);
         }
-        let forks: Vec<Ino> = inode.forks.iter().map(|(_, fork)| *fork).collect();
-        let follows = |fork: &&Ino| self.tree.inode(**fork).is_some_and(|inode| inode.content == base);
-        if let Some(fork) = forks.iter().find(follows) {
-            return Some(*fork);
-        }
-        let lines = || std::iter::once(ino).chain(forks.iter().copied());
-        let known = lines().find_map(|line| self.version(line, base).map(|version| (line, version)));
+        let mut family = self.tree.family(ino).into_iter();
+        // Without the version, the op that wrote it has not arrived, and this one waits for it: on any other
+        // version it would give bytes that nobody wrote.
+        let (line, version) = family.find_map(|line| self.version(line, base).map(|version| (line, version)))?;
         self.built_on = Some(base);
-        let (line, version) = known.unwrap_or_else(|| (ino, self.current(ino)));
-        self.fork(ino, line, version)
+        self.fork(ino, line, version, linked)
     }
 
     /// The content of a file just after op `base` wrote it, if it did.
@@ -81,27 +76,32 @@ impl Work<'_> {
         Version { size: self.tree.inode(ino).map_or(0, |inode| inode.size), extents }
     }
 
-    /// A copy of `version` of the file `line`, next to it under a conflict name, noted with `ino`.
-    fn fork(&mut self, ino: Ino, line: Ino, version: Version) -> Option<Ino> {
+    /// A copy of `version` of the file `line`, noted with `ino`: next to it under a conflict name, or without a
+    /// name if both the file and its writer (`linked`) are.
+    fn fork(&mut self, ino: Ino, line: Ino, version: Version, linked: bool) -> Option<Ino> {
         let original = self.tree.inode(line)?.clone();
-        let place = self.conflict_place(original.place.as_ref()?);
+        let named = linked || original.nlink > 0;
+        let beside = original.place.clone()?;
+        let place = if named { self.conflict_place(&beside) } else { beside };
         let fork = self.derived_number();
         let inode = Inode {
             size: version.size,
-            nlink: 1,
+            nlink: u32::from(named),
             btime: self.time,
             ctime: self.time,
             content: self.stamp,
             version: self.stamp,
             place: Some(place.clone()),
-            orphaned: None,
+            orphaned: (!named).then_some(self.stamp),
             reaped: false,
-            forks: Vec::new(),
+            forks: vec![(original.content.peer, ino)],
             ..original
         };
         self.put(Key::Inode(fork), Some(Record::Inode(Box::new(inode))));
-        self.put_entry(&place, fork);
-        self.touch_directory(place.parent, 0);
+        if named {
+            self.put_entry(&place, fork);
+            self.touch_directory(place.parent, 0);
+        }
         let xattrs: Vec<_> = self.tree.xattrs(line).map(|(name, value)| (name.clone(), value.clone())).collect();
         for (name, value) in xattrs {
             self.put(Key::Xattr(fork, name), Some(Record::Xattr(value)));
@@ -111,7 +111,7 @@ impl Work<'_> {
         }
         self.use_all_extents(fork, 1);
         let peer = self.stamp.peer;
-        self.edit(ino, |inode| inode.forks.push((peer, fork)));
+        self.edit_even_reaped(ino, |inode| inode.forks.push((peer, fork)));
         Some(fork)
     }
 

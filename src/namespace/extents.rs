@@ -15,15 +15,13 @@ impl Work<'_> {
         let Change::Write { ino, base, linked, extents, blocks, size, mtime, ctime, clear_suid } = write else {
             return;
         };
-        let Some(ino) = self.line_of(*ino, *base, *linked) else { return };
-        let (nameless, reaped) = self.tree.inode(ino).map_or((false, true), |inode| (inode.nlink == 0, inode.reaped));
-        if nameless && *linked {
-            self.resurrect(ino);
-        } else if reaped {
-            return;
-        }
+        // Even if nothing else comes of the op: later ops of its peer rely on these being known.
         for block in blocks {
             self.know(block);
+        }
+        let Some(ino) = self.line_of(*ino, *base, *linked) else { return };
+        if *linked && self.tree.inode(ino).is_some_and(|inode| inode.nlink == 0) {
+            self.resurrect(ino);
         }
         let mut uses = Uses::new();
         for (at, extent) in extents {
@@ -33,9 +31,12 @@ impl Work<'_> {
             }
         }
         self.punch(ino, *size, u64::MAX, &mut uses);
-        self.use_blocks(uses);
+        // A reaped file uses no blocks; still, another write may go on from this one and bring it back.
+        if self.tree.inode(ino).is_some_and(|inode| !inode.reaped) {
+            self.use_blocks(uses);
+        }
         let stamp = self.stamp;
-        self.edit(ino, |inode| {
+        self.edit_even_reaped(ino, |inode| {
             inode.size = *size;
             inode.mtime = *mtime;
             inode.ctime = *ctime;

@@ -118,13 +118,17 @@ impl Namespace {
         self.advance();
     }
 
-    /// Stamps, logs and applies changes of this peer, which looked at this namespace when it made them. One that
-    /// breaks the bounds of ops would be refused by everyone, for ever: it is not taken; see
-    /// [`Namespace::check`].
+    /// Stamps, logs and applies changes of this peer, which looked at this namespace when it made them.
+    ///
+    /// A change that names an inode that is not here (reaped meanwhile, say) is not taken: others may have
+    /// forgotten the inode. Nor is one that breaks the bounds of ops, which everyone would refuse for ever; see
+    /// [`Namespace::check`]. A write whose `base` is no longer the newest version of any line here (see
+    /// [`Namespace::line`]) goes on top of the file's newest version: with that known, it is no conflict.
     pub fn change(&mut self, me: PeerTag, now: WallTime, changes: Vec<Change>) -> Applied {
         self.me = Some(me);
         let mut applied = Applied::default();
         for change in changes {
+            let Some(change) = self.up_to_date(change) else { continue };
             let time = self.clock.next(now);
             let stamp = Stamp { time, peer: me };
             if let Err(what) = validate::check_change(stamp, &change) {
@@ -145,13 +149,24 @@ impl Namespace {
         applied
     }
 
+    /// The change as it may be stamped: others keep the past only for those who have not seen what came after.
+    fn up_to_date(&self, mut change: Change) -> Option<Change> {
+        if let Change::Write { ino, base, .. } = &mut change
+            && self.tree.line(*ino, *base).is_none()
+        {
+            *base = self.inode(*ino)?.content;
+        }
+        change.inodes().into_iter().flatten().all(|ino| self.inode(ino).is_some()).then_some(change)
+    }
+
     /// Whether a change of this peer keeps within the bounds of ops; says what does not.
     pub fn check(&self, me: PeerTag, now: WallTime, change: &Change) -> Result<(), &'static str> {
         validate::check_change(Stamp { time: self.clock.next(now), peer: me }, change)
     }
 
     /// Takes ops from a peer, or from this peer's own log. They may be late and may be here already; of each peer
-    /// they must come without gaps. All are taken, or none.
+    /// they must come without gaps. All are taken, or none. Once an eviction is applied here, nothing may be taken
+    /// from the evicted peer itself any more, only what others had of it.
     pub fn receive(&mut self, ops: Vec<Op>, now: WallTime) -> Result<Applied, OpError> {
         let fresh = self.fresh(ops, now)?;
         let Some(oldest) = fresh.first().map(|op| op.stamp) else { return Ok(Applied::default()) };
@@ -193,8 +208,9 @@ impl Namespace {
                 .copied()
                 .unwrap_or_else(|| (self.vector.get(peer), self.log.last_of(peer).unwrap_or(self.frontier)));
             if seq <= head {
-                let here = self.log.stamp_of(peer, seq).or((seq == head).then_some(last));
-                if self.log.stamp_of(peer, seq).is_some() && here != Some(op.stamp) {
+                let in_batch = heads.get(&peer).filter(|(at, _)| *at == seq).map(|(_, stamp)| *stamp);
+                let here = in_batch.or(self.log.stamp_of(peer, seq));
+                if here.is_some_and(|here| here != op.stamp) {
                     return Err(OpError::Clash { peer, seq });
                 }
                 continue;

@@ -14,7 +14,7 @@ impl Work<'_> {
         if self.tree.inode(ino).is_some() {
             return;
         }
-        let place = self.free_place(place);
+        let Some(place) = self.free_place(place) else { return };
         let inode = Inode {
             kind: kind.clone(),
             mode: mode & 0o7777,
@@ -45,7 +45,7 @@ impl Work<'_> {
         if self.tree.entry(place.parent, &place.name).is_some_and(|entry| entry.ino == ino) {
             return;
         }
-        let place = self.free_place(place);
+        let Some(place) = self.free_place(place) else { return };
         if reaped {
             self.unreap(ino);
         }
@@ -87,7 +87,8 @@ impl Work<'_> {
         if is_directory && self.is_within(to.parent, ino) {
             return;
         }
-        let mut to = Place { parent: self.live_directory(to.parent), name: to.name.clone() };
+        let Some(parent) = self.live_directory(to.parent) else { return };
+        let mut to = Place { parent, name: to.name.clone() };
         if let Some(there) = self.tree.entry(to.parent, &to.name) {
             if there.ino == ino {
                 return;
@@ -99,7 +100,7 @@ impl Work<'_> {
                     self.lose_name(seen.ino, &to);
                     self.touch_directory(to.parent, -i32::from(is_directory));
                 }
-                None => to = self.free_place(&to),
+                None => to.name = self.free_name(to.parent, &to.name, 1),
             }
         }
         self.put(Key::Entry(from.parent, from.name.clone()), None);
@@ -197,14 +198,14 @@ impl Work<'_> {
     }
 
     /// The place as asked for, in a directory that is there, under a name that is free.
-    pub fn free_place(&mut self, place: &Place) -> Place {
-        let parent = self.live_directory(place.parent);
-        Place { parent, name: self.free_name(parent, &place.name, 0) }
+    pub fn free_place(&mut self, place: &Place) -> Option<Place> {
+        let parent = self.live_directory(place.parent)?;
+        Some(Place { parent, name: self.free_name(parent, &place.name, 0) })
     }
 
     /// A conflict name beside a place.
     pub fn conflict_place(&mut self, place: &Place) -> Place {
-        let parent = self.live_directory(place.parent);
+        let parent = self.live_directory(place.parent).unwrap_or(Ino::ROOT);
         Place { parent, name: self.free_name(parent, &place.name, 1) }
     }
 
@@ -220,9 +221,10 @@ impl Work<'_> {
         }
     }
 
-    /// The directory, put back under its last place if it went (and those above it likewise); the root if
-    /// there is no such directory.
-    pub fn live_directory(&mut self, ino: Ino) -> Ino {
+    /// The directory, put back under its last place if it went (and those above it likewise). `None` if there
+    /// never was such a directory: the op that makes it has not arrived, and this one waits for it.
+    fn live_directory(&mut self, ino: Ino) -> Option<Ino> {
+        self.tree.inode(ino).filter(|inode| inode.kind == Kind::Directory)?;
         let mut gone = Vec::new();
         let mut live = ino;
         loop {
@@ -242,7 +244,7 @@ impl Work<'_> {
             self.put_back(dir, live);
             live = dir;
         }
-        live
+        Some(live)
     }
 
     /// Gives an inode without a name one again, in a directory that is there.
@@ -268,15 +270,12 @@ impl Work<'_> {
     /// Gives a file without a name its last one again.
     pub fn resurrect(&mut self, ino: Ino) {
         let parent = self.tree.inode(ino).and_then(|inode| inode.place.as_ref()).map_or(Ino::ROOT, |p| p.parent);
-        let parent = self.live_directory(parent);
+        let parent = self.live_directory(parent).unwrap_or(Ino::ROOT);
         self.put_back(ino, parent);
     }
 
     fn unreap(&mut self, ino: Ino) {
-        if let Some(mut inode) = self.tree.inode(ino).cloned() {
-            inode.reaped = false;
-            self.put(Key::Inode(ino), Some(Record::Inode(Box::new(inode))));
-            self.use_all_extents(ino, 1);
-        }
+        self.edit_even_reaped(ino, |inode| inode.reaped = false);
+        self.use_all_extents(ino, 1);
     }
 }

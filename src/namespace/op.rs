@@ -180,8 +180,8 @@ pub enum Change {
         value: Option<Bytes>,
         ctime: WallTime,
     },
-    /// New content. `base` is the inode's `content` stamp the writer built on; when another write came between,
-    /// unseen, this one goes to a conflict copy. `linked`: the writer saw the file under some name, so that a
+    /// New content. `base` is the inode's `content` stamp the writer built on, the newest it had seen of this
+    /// line of versions; when another write came between, unseen, this one goes to a conflict copy. `linked`: the writer saw the file under some name, so that a
     /// removal it had not seen does not take the content along.
     Write {
         ino: Ino,
@@ -230,6 +230,31 @@ pub enum Change {
     Evict {
         peer: PeerTag,
     },
+}
+
+impl Change {
+    /// The inodes that must be there for the change to mean anything.
+    pub(super) fn inodes(&self) -> [Option<Ino>; 4] {
+        match self {
+            Change::Create { place, .. } => [Some(place.parent), None, None, None],
+            Change::Link { place, ino, .. } | Change::Rmdir { place, ino, .. } => {
+                [Some(place.parent), Some(*ino), None, None]
+            }
+            Change::Unlink { place, seen, .. } => [Some(place.parent), Some(seen.ino), None, None],
+            Change::Rename { from, to, ino, .. } => [Some(from.parent), Some(to.parent), Some(*ino), None],
+            Change::Exchange { a, a_ino, b, b_ino, .. } => [Some(a.parent), Some(*a_ino), Some(b.parent), Some(*b_ino)],
+            Change::Reap { ino }
+            | Change::SetAttributes { ino, .. }
+            | Change::SetXattr { ino, .. }
+            | Change::Write { ino, .. }
+            | Change::SetPolicy { ino, .. } => [Some(*ino), None, None, None],
+            Change::OpenGroup { .. }
+            | Change::Seat { .. }
+            | Change::Unseat { .. }
+            | Change::Admit { .. }
+            | Change::Evict { .. } => [None; 4],
+        }
+    }
 }
 
 /// What the roster says of a peer.

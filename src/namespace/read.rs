@@ -5,7 +5,7 @@ use super::record::{Block, Entry, Group, Inode, Key, Record};
 use super::{FilesSummary, Namespace};
 use crate::id::{BlockName, GroupId, Ino, PeerTag};
 use crate::policy::{DEFAULT_POLICY, Policy};
-use crate::time::Hlc;
+use crate::time::{Hlc, Stamp};
 use bytes::Bytes;
 
 /// More directories above one another than any path names.
@@ -141,6 +141,12 @@ impl Namespace {
             Some(Record::Counter(counter)) => *counter,
             _ => 0,
         }
+    }
+
+    /// Which inode holds version `base` of a file now: the file itself, or the copy made where it was changed on
+    /// two sides; `None` if another write came on top. A writer that goes on with its own version asks this.
+    pub fn line(&self, ino: Ino, base: Stamp) -> Option<Ino> {
+        self.tree.line(ino, base)
     }
 
     /// Inodes whose last name `peer` took away and that are not reaped: at its start nobody has them open.

@@ -62,7 +62,8 @@ pub struct Inode {
     pub orphaned: Option<Stamp>,
     /// `Reap` was applied: gone for every reader; its records go once that is stable.
     pub reaped: bool,
-    /// Copies made where this file was changed on two sides, by the peer whose version each holds.
+    /// Copies made where this file was changed on two sides, by the peer whose version each holds; a copy has
+    /// the file it was made beside here too.
     pub forks: Vec<(PeerTag, Ino)>,
 }
 

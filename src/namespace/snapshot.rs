@@ -71,6 +71,13 @@ impl Namespace {
         if !tree.inode(Ino::ROOT).is_some_and(|root| root.kind == Kind::Directory && root.nlink > 0) {
             return Err(OpError::Damaged { what: "there is no root" });
         }
+        // So that neither counting on nor the next stamp can overflow.
+        let latest = WallTime(i64::MAX);
+        if snapshot.frontier.time.millis() > latest.millis()
+            || snapshot.vector.0.values().any(|seq| *seq > u64::MAX / 2)
+        {
+            return Err(OpError::Damaged { what: "a stamp or a count is out of range" });
+        }
         let mut namespace = Namespace {
             me: None,
             tree,
@@ -84,7 +91,7 @@ impl Namespace {
             changed: BTreeSet::new(),
         };
         // Stamps were checked against the clock by the peer that made the snapshot.
-        namespace.receive(snapshot.ops, WallTime(i64::MAX))?;
+        namespace.receive(snapshot.ops, latest)?;
         Ok(namespace)
     }
 
@@ -100,7 +107,7 @@ impl Namespace {
     }
 
     /// Keys that unstable ops touched, with what was there at the stable frontier.
-    fn unstable_keys(&self) -> BTreeMap<&Key, &Option<Record>> {
+    pub(super) fn unstable_keys(&self) -> BTreeMap<&Key, &Option<Record>> {
         let mut keys = BTreeMap::new();
         for (key, before) in self.log.iter().flat_map(|logged| &logged.undo) {
             keys.entry(key).or_insert(before);

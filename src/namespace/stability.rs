@@ -38,27 +38,29 @@ impl Namespace {
         trimmed.len()
     }
 
-    /// The highest stamp below which nothing can come any more. A peer stamps above everything it has, so what
-    /// it makes after it said what it has comes later than that; what it made before, we must have.
+    /// The highest stamp up to which every peer has everything, and we have everything that was made before its
+    /// maker had that. A peer stamps above all it has, so nothing can come below any more; and whatever comes
+    /// was made knowing what lies below: no need to go back to versions before it.
     fn stable_frontier(&self) -> Option<Stamp> {
         let me = self.me?;
         let last = self.log.last()?;
         self.peers().next()?;
-        let others: Vec<_> = self.reckoned().into_iter().filter(|peer| *peer != me).collect();
-        let known: Vec<&VersionVector> = others.iter().map(|peer| self.known.get(peer)).collect::<Option<_>>()?;
-        let mut frontier = last;
-        // Every op up to the frontier is at every peer.
-        for (peer, first) in self.log.firsts() {
-            let everywhere = known.iter().map(|vector| vector.get(peer)).min().unwrap_or(u64::MAX);
-            let missing = everywhere.saturating_add(1).max(first);
-            if let Some(stamp) = self.log.stamp_of(peer, missing) {
-                frontier = frontier.min(self.log.last_before(stamp)?);
+        let others: BTreeSet<PeerTag> = self.reckoned().into_iter().filter(|peer| *peer != me).collect();
+        let known: Vec<_> = others.iter().map(|peer| Some((*peer, self.known.get(peer)?))).collect::<Option<_>>()?;
+        for (peer, vector) in &known {
+            // What one of the others made after it spoke, it made knowing what lies below. Nobody spoke for those
+            // who are not asked, nor for what this peer made and lost.
+            let told = |(maker, _): &(&PeerTag, &u64)| *maker == peer || !others.contains(maker);
+            if vector.0.iter().filter(told).any(|(maker, seq)| *seq > self.vector.get(*maker)) {
+                return None;
             }
         }
-        // And every op a peer has, but we do not, is above it: later than the last that we have of its maker.
-        for (peer, seq) in known.iter().flat_map(|vector| &vector.0) {
-            if *seq > self.vector.get(*peer) {
-                frontier = frontier.min(self.log.last_of(*peer)?);
+        let mut frontier = last;
+        for (maker, first) in self.log.firsts() {
+            let everywhere = known.iter().map(|(_, vector)| vector.get(maker)).min().unwrap_or(u64::MAX);
+            let missing = everywhere.saturating_add(1).max(first);
+            if let Some(stamp) = self.log.stamp_of(maker, missing) {
+                frontier = frontier.min(self.log.last_before(stamp)?);
             }
         }
         // Conflict copies above it can be made again from the versions they were built on.
@@ -115,7 +117,7 @@ impl Namespace {
 
     /// Blocks no file names, nor can name again by an op that is not stable: their shards may be freed.
     pub fn free_blocks(&self) -> Vec<BlockName> {
-        let unstable = |name: &BlockName| self.log.iter().any(|logged| logged.undo.contains_key(&Key::Block(*name)));
-        self.tree.idle().iter().filter(|name| !unstable(name)).copied().collect()
+        let unstable = self.unstable_keys();
+        self.tree.idle().iter().filter(|name| !unstable.contains_key(&Key::Block(**name))).copied().collect()
     }
 }

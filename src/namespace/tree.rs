@@ -3,6 +3,7 @@
 use super::op::{Extent, Kind};
 use super::record::{Block, Entry, Group, Inode, Key, Record};
 use crate::id::{BlockName, GroupId, Ino};
+use crate::time::Stamp;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,6 +85,27 @@ impl Tree {
             Some(Record::Inode(inode)) => Some(inode),
             _ => None,
         }
+    }
+
+    /// A file, the copies made of it where it was changed on two sides, the file it is a copy of, and so on.
+    pub fn family(&self, ino: Ino) -> Vec<Ino> {
+        let mut family = vec![ino];
+        let mut next = 0;
+        while let Some(member) = family.get(next) {
+            for (_, kin) in self.inode(*member).map_or(&[][..], |inode| &inode.forks) {
+                if !family.contains(kin) {
+                    family.push(*kin);
+                }
+            }
+            next += 1;
+        }
+        family
+    }
+
+    /// The inode of a file's family whose content is version `base`.
+    pub fn line(&self, ino: Ino, base: Stamp) -> Option<Ino> {
+        let holds = |member: &Ino| self.inode(*member).is_some_and(|inode| inode.content == base);
+        if holds(&ino) { Some(ino) } else { self.family(ino).into_iter().find(holds) }
     }
 
     pub fn entry(&self, parent: Ino, name: &Bytes) -> Option<Entry> {

@@ -17,6 +17,9 @@ const PEER_ADDRESSES: usize = 8;
 /// The largest size of a file: what a system call can say.
 const SIZE_BYTES: u64 = i64::MAX as u64;
 
+/// `S_IFIFO`, `S_IFCHR`, `S_IFBLK`, `S_IFSOCK`.
+const SPECIAL_FORMATS: [u32; 4] = [0o010_000, 0o020_000, 0o060_000, 0o140_000];
+
 /// Why ops or a snapshot were refused, by what the caller can do. Nothing of the batch was taken.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum OpError {
@@ -75,7 +78,8 @@ pub(super) fn check_change(stamp: Stamp, change: &Change) -> Result<(), &'static
             drawn(ino.creator(), ino.counter())?;
             match kind {
                 Kind::Symlink { target } => ensure((1..=TARGET_BYTES).contains(&target.len()), "a symlink's target"),
-                Kind::File | Kind::Directory | Kind::Special { .. } => Ok(()),
+                Kind::Special { format, .. } => ensure(SPECIAL_FORMATS.contains(format), "a special file of no kind"),
+                Kind::File | Kind::Directory => Ok(()),
             }
         }
         Change::Link { place, .. } | Change::Unlink { place, .. } | Change::Rmdir { place, .. } => {

@@ -93,17 +93,16 @@ impl Volume {
 
     /// Has all dirty bytes on their way, and waits until they are stored.
     async fn store_all(&self, file: &Arc<FileState>) -> Result<(), Errno> {
-        let (fresh, waiting) = {
+        let (launch, waiting): (Vec<_>, Vec<_>) = {
             let mut state = file.state.lock();
             let fresh = self.seal(&mut state, 0, u64::MAX, true);
-            (fresh, state.overlay.jobs())
+            let jobs = state.overlay.jobs();
+            let failed = jobs.iter().filter(|job| matches!(*job.progress.borrow(), Progress::Failed(_))).cloned();
+            (fresh.into_iter().chain(failed).collect(), jobs.iter().map(|job| job.progress.subscribe()).collect())
         };
-        fresh.into_iter().for_each(|job| self.launch(file, job));
-        let failed = waiting.iter().filter(|job| matches!(&*job.progress.borrow(), Progress::Failed(_)));
-        failed.cloned().collect::<Vec<_>>().into_iter().for_each(|job| self.launch(file, job));
+        launch.into_iter().for_each(|job| self.launch(file, job));
         let mut result = Ok(());
-        for job in waiting {
-            let mut progress = job.progress.subscribe();
+        for mut progress in waiting {
             let settled = progress.wait_for(|progress| !matches!(progress, Progress::Running)).await;
             match settled.as_deref() {
                 Ok(Progress::Stored) => {}

@@ -50,7 +50,7 @@ pub(super) enum Progress {
 pub(super) struct Job {
     pub offset: u64,
     pub bytes: Bytes,
-    pub progress: watch::Sender<Progress>,
+    pub progress: Arc<watch::Sender<Progress>>,
     /// Held for as long as the bytes are.
     pub _reserved: Reserved,
 }
@@ -314,6 +314,12 @@ impl Overlay {
         jobs
     }
 
+    /// Bytes held in memory, for tests.
+    #[cfg(test)]
+    pub fn memory(&self) -> usize {
+        self.dirty + self.jobs().iter().map(|job| job.bytes.len()).sum::<usize>()
+    }
+
     /// Forgets the pieces the op just made has named.
     pub fn drop_named(&mut self) {
         let named: Vec<u64> = self.pieces.iter().filter(|(_, piece)| piece.named).map(|(at, _)| *at).collect();
@@ -386,7 +392,7 @@ mod tests {
                     _ => {
                         overlay.seal(0, u64::MAX, byte % 2 == 0, |offset, bytes| {
                             let reserved = Reserved::new(budget.clone(), 0);
-                            Arc::new(Job { offset, bytes, progress: watch::Sender::new(Progress::Running), _reserved: reserved })
+                            Arc::new(Job { offset, bytes, progress: Arc::new(watch::Sender::new(Progress::Running)), _reserved: reserved })
                         });
                     }
                 }

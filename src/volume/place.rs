@@ -12,13 +12,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// The most blocks of one group: its repair stays a bounded piece of work.
 const GROUP_BLOCKS: u32 = 4096;
 
 /// How many groups a block is offered to before its write fails.
 const ROUNDS: usize = 16;
+
+/// For how long one shard is put, and one store made durable, before its peer counts as failed; the network gives
+/// up sooner on peers known to be dead.
+const PUT: Duration = Duration::from_secs(15);
+const SYNC: Duration = Duration::from_secs(60);
 
 /// For how long a peer that failed a put is not seated again: until the membership has had time to notice, or
 /// its owner to make room.
@@ -29,8 +34,8 @@ const SHUN: Duration = Duration::from_secs(3);
 pub(super) struct Placer {
     open: Mutex<HashMap<(Policy, Geometry), OpenGroup>>,
     shunned: Mutex<HashMap<PeerTag, Instant>>,
-    /// Groups with shards that may not be on stable storage, with a count of the puts.
-    unsynced: Mutex<BTreeMap<GroupId, (u64, Geometry, Arc<[PeerTag]>)>>,
+    /// Groups with shards that may not be on stable storage.
+    unsynced: Mutex<BTreeMap<GroupId, Unsynced>>,
     /// One makes durable at a time: the next has less to do.
     syncing: tokio::sync::Mutex<()>,
 }
@@ -42,6 +47,14 @@ struct OpenGroup {
     blocks: u32,
     /// Peers that could have been seated when it was opened.
     usable: usize,
+}
+
+#[derive(Clone)]
+struct Unsynced {
+    /// Counts the blocks put, to see whether some came while the others were made durable.
+    puts: u64,
+    geometry: Geometry,
+    seats: Arc<[PeerTag]>,
 }
 
 /// The peers asked to take a block that would not.
@@ -88,10 +101,7 @@ impl Volume {
                 puts.spawn(async move {
                     let crc = crc32c::crc32c(&bytes);
                     let shard = Shard { id, geometry, block_bytes, crc, bytes };
-                    let inner = &volume.inner;
-                    let me = inner.control.me();
-                    let put =
-                        if peer == me { inner.store.put(shard).await } else { inner.network.put(peer, shard).await };
+                    let put = volume.put_shard(peer, shard).await;
                     (index, peer, put)
                 });
             }
@@ -122,6 +132,21 @@ impl Volume {
         let group = inner.placer.open.lock().values().map(|group| group.id.to_string()).collect::<Vec<_>>().join(" ");
         tracing::error!(block = %name, %policy, %group, asked = %asked.join(", "), "no peers would take the block: the write fails");
         Err(refused.errno())
+    }
+
+    /// Puts a shard here or there; ends.
+    async fn put_shard(&self, peer: PeerTag, shard: Shard) -> Result<(), ShardError> {
+        let inner = &self.inner;
+        let local = peer == inner.control.me();
+        let put = if local { inner.store.put(shard) } else { inner.network.put(peer, shard) };
+        timeout(PUT, put).await.unwrap_or_else(|_| Err(late(peer, PUT)))
+    }
+
+    async fn sync_store(&self, peer: PeerTag) -> Result<(), ShardError> {
+        let inner = &self.inner;
+        let local = peer == inner.control.me();
+        let sync = if local { inner.store.sync() } else { inner.network.sync(peer) };
+        timeout(SYNC, sync).await.unwrap_or_else(|_| Err(late(peer, SYNC)))
     }
 
     async fn encode(&self, geometry: Geometry, block: &Bytes) -> Result<Vec<Bytes>, Errno> {
@@ -219,8 +244,7 @@ impl Volume {
 
     fn note_unsynced(&self, group: GroupId, geometry: Geometry, seats: Arc<[PeerTag]>) {
         let mut unsynced = self.inner.placer.unsynced.lock();
-        let entry = unsynced.entry(group).or_insert((0, geometry, seats));
-        entry.0 += 1;
+        unsynced.entry(group).or_insert(Unsynced { puts: 0, geometry, seats }).puts += 1;
     }
 
     /// Everything put so far is on stable storage at its participants when this returns. Participants that are
@@ -229,15 +253,11 @@ impl Volume {
         let inner = &self.inner;
         let _turn = inner.placer.syncing.lock().await;
         let groups = inner.placer.unsynced.lock().clone();
-        let peers: BTreeSet<PeerTag> = groups.values().flat_map(|(_, _, seats)| seats.iter().copied()).collect();
+        let peers: BTreeSet<PeerTag> = groups.values().flat_map(|group| group.seats.iter().copied()).collect();
         let mut syncs = JoinSet::new();
         for peer in peers {
             let volume = self.clone();
-            syncs.spawn(async move {
-                let inner = &volume.inner;
-                let me = inner.control.me();
-                (peer, if peer == me { inner.store.sync().await } else { inner.network.sync(peer).await })
-            });
+            syncs.spawn(async move { (peer, volume.sync_store(peer).await) });
         }
         let mut lost = BTreeMap::new();
         while let Some(joined) = syncs.join_next().await {
@@ -248,17 +268,21 @@ impl Volume {
             }
         }
         let mut result = Ok(());
-        for (id, (puts, geometry, seats)) in groups {
+        for (id, Unsynced { puts, geometry, seats }) in groups {
             if seats.iter().filter(|peer| lost.contains_key(peer)).count() > usize::from(geometry.parity) {
                 tracing::error!(group = %id, lost = ?lost.keys().collect::<Vec<_>>(), "too few participants made their shards durable");
                 result = Err(Errno(libc::EIO));
                 continue;
             }
             let mut unsynced = inner.placer.unsynced.lock();
-            if unsynced.get(&id).is_some_and(|(now, ..)| *now == puts) {
+            if unsynced.get(&id).is_some_and(|now| now.puts == puts) {
                 unsynced.remove(&id);
             }
         }
         result
     }
+}
+
+fn late(peer: PeerTag, after: Duration) -> ShardError {
+    ShardError::Unreachable { peer, why: format!("not done within {after:?}") }
 }

@@ -50,6 +50,9 @@ pub(super) struct Pattern {
 /// The result of a fetch, as those who wait for it see it.
 pub(super) type Fetched = Option<Result<Bytes, Errno>>;
 
+/// The most bytes one read gives; the kernel asks for far less at once.
+const READ: u64 = 8 * CHUNK;
+
 static ZEROS: [u8; CHUNK as usize] = [0; CHUNK as usize];
 
 impl Volume {
@@ -59,7 +62,7 @@ impl Volume {
             return Err(Errno(libc::EBADF));
         }
         let ino = handle.file.ino;
-        let end = offset.saturating_add(u64::from(len));
+        let end = offset.saturating_add(u64::from(len).min(READ));
         self.read_ahead(ino, &mut handle.pattern.lock(), offset, end);
         let parts = self.parts(ino, offset, end)?;
         let Some(end) = parts.last().map(Part::end) else { return Ok(Bytes::new()) };

@@ -4,7 +4,7 @@
 use super::ports::*;
 use super::{Volume, VolumeSettings};
 use crate::id::{GroupId, Ino, PeerKey, PeerTag};
-use crate::namespace::{Change, Kind, Namespace, Place, SetAttributes};
+use crate::namespace::{Change, Kind, Namespace, Place, Seen, SetAttributes};
 use crate::policy::Policy;
 use crate::time::WallTime;
 use bytes::Bytes;
@@ -111,6 +111,18 @@ impl Share {
         let changes: Vec<Change> = std::iter::once(create).chain(policy).collect();
         end.change(&mut |_| Ok(changes.clone())).expect("a new name in the root");
         ino
+    }
+
+    /// Takes a name out of the root.
+    pub fn unlink(&self, by: usize, name: &str) {
+        let end = End { me: self.peers()[by], share: self.clone() };
+        let place = Place { parent: Ino::ROOT, name: Bytes::copy_from_slice(name.as_bytes()) };
+        let unlink = |namespace: &Namespace| {
+            let ino = namespace.entry(Ino::ROOT, &place.name).ok_or(Errno(libc::ENOENT))?.ino;
+            let content = namespace.inode(ino).ok_or(Errno(libc::ENOENT))?.content;
+            Ok(vec![Change::Unlink { place: place.clone(), seen: Seen { ino, content }, time: end.now() }])
+        };
+        end.change(&mut |namespace| unlink(namespace)).expect("the name is there");
     }
 
     /// Sets the permission bits of a file.

@@ -143,7 +143,12 @@ impl Volume {
         let jobs = state.overlay.seal(from, to, all, |offset, bytes| {
             moved += bytes.len();
             let reserved = Reserved::new(budget.clone(), bytes.len());
-            Arc::new(Job { offset, bytes, progress: watch::Sender::new(Progress::Running), _reserved: reserved })
+            Arc::new(Job {
+                offset,
+                bytes,
+                progress: Arc::new(watch::Sender::new(Progress::Running)),
+                _reserved: reserved,
+            })
         });
         state.held -= moved;
         jobs
@@ -152,29 +157,40 @@ impl Volume {
     /// Stores a job's bytes in a task of its own.
     pub(super) fn launch(&self, file: &Arc<FileState>, job: Arc<Job>) {
         let (volume, file) = (self.clone(), file.clone());
-        job.progress.send_replace(Progress::Running);
+        let progress = job.progress.clone();
+        progress.send_replace(Progress::Running);
         tokio::spawn(async move {
-            let policy = volume.inner.control.namespace().policy(file.ino);
             let mut runs = Vec::new();
-            match volume.store_run(policy, job.bytes.clone(), &mut runs).await {
+            let outcome = match volume.store_job(&file, &job, &mut runs).await {
                 Ok(()) => {
                     file.state.lock().overlay.stored(&job, &runs);
-                    job.progress.send_replace(Progress::Stored);
+                    Progress::Stored
                 }
                 Err(errno) => {
                     file.state.lock().error = Some(errno);
-                    job.progress.send_replace(Progress::Failed(errno));
+                    Progress::Failed(errno)
                 }
-            }
+            };
+            // Its room is free before anybody hears of it.
             drop(job);
+            progress.send_replace(outcome);
             volume.let_go(&file);
         });
+    }
+
+    async fn store_job(&self, file: &FileState, job: &Arc<Job>, runs: &mut Vec<Run>) -> Result<(), Errno> {
+        let _slot = self.inner.stores.acquire().await.map_err(|_| Errno(libc::EIO))?;
+        // Overwritten altogether while it waited: nobody else has it any more.
+        if Arc::strong_count(job) == 1 {
+            return Ok(());
+        }
+        let policy = self.inner.control.namespace().policy(file.ino);
+        self.store_run(policy, job.bytes.clone(), runs).await
     }
 
     /// Stores a run of bytes as one block; or as several, where these very bytes are a block already that is kept
     /// with another geometry: a block has one group, and each file shall have the redundancy it asked for.
     async fn store_run(&self, policy: Policy, bytes: Bytes, runs: &mut Vec<Run>) -> Result<(), Errno> {
-        let _slot = self.inner.stores.acquire().await.map_err(|_| Errno(libc::EIO))?;
         let mut todo = vec![(0, bytes, 0)];
         while let Some((start, bytes, cuts)) = todo.pop() {
             let name = self.name_of(&bytes).await?;
