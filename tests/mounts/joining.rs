@@ -129,15 +129,15 @@ fn two_machines_join_at_once_through_different_inviters() {
 
 #[test]
 fn a_joiner_finds_everything_that_was_there_before_it() {
-    let mut cluster = Cluster::share(3);
+    let mut cluster = Cluster::loopback(4);
+    cluster.form(3);
     let mount = cluster.mount(0);
     let source = cluster.scratch("source").join("tree");
     tree::plant(&source, 400);
     crate::share::copy(&source, &mount.join("tree"));
-    let mut late = Cluster::loopback(1);
     let ticket = cluster.invite(2);
-    late.join(0, &ticket);
-    let there = late.mount(0);
+    cluster.join(3, &ticket);
+    let there = cluster.mount(3);
     tree::assert_same("what a late joiner sees", &tree::survey(&source), &tree::survey(&there.join("tree")));
     fs::write(there.join("from the late one"), b"hello").unwrap();
     assert_eq!(fs::read(mount.join("from the late one")).unwrap(), b"hello");

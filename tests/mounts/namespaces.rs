@@ -8,14 +8,14 @@ use std::time::Instant;
 #[test]
 fn six_machines_carry_a_tree_through_the_death_of_any_two() {
     let mut cluster = Cluster::namespaces(6, 1);
-    cluster.form();
+    cluster.form(6);
     files_survive_two_dead_machines(&mut cluster);
 }
 
 #[test]
 fn a_machine_without_its_cable_is_known_dead_and_comes_back_by_itself() {
     let mut cluster = Cluster::namespaces(6, 1);
-    cluster.form();
+    cluster.form(6);
     let (a, b) = (cluster.mount(0), cluster.mount(1));
     let before = tree::noise(1, 5 << 20);
     fs::write(a.join("before"), &before).unwrap();
@@ -37,7 +37,7 @@ fn a_machine_without_its_cable_is_known_dead_and_comes_back_by_itself() {
 #[test]
 fn a_read_ends_within_its_bound_when_participants_fall_silent() {
     let mut cluster = Cluster::namespaces(6, 1);
-    cluster.form();
+    cluster.form(6);
     let (a, b) = (cluster.mount(0), cluster.mount(1));
     let bytes = tree::noise(3, 20 << 20);
     fs::write(a.join("file"), &bytes).unwrap();
@@ -51,7 +51,7 @@ fn a_read_ends_within_its_bound_when_participants_fall_silent() {
 #[test]
 fn a_machine_left_alone_answers_with_an_error_and_never_hangs() {
     let mut cluster = Cluster::namespaces(3, 1);
-    cluster.form();
+    cluster.form(3);
     let (a, b) = (cluster.mount(0), cluster.mount(1));
     let dir = a.join("far");
     fs::create_dir(&dir).unwrap();
@@ -76,7 +76,7 @@ fn a_machine_left_alone_answers_with_an_error_and_never_hangs() {
 #[test]
 fn machines_in_three_subnets_form_one_share() {
     let mut cluster = Cluster::namespaces(6, 3);
-    cluster.form();
+    cluster.form(6);
     let (a, b) = (cluster.mount(0), cluster.mount(1));
     let bytes = tree::noise(5, 9 << 20);
     fs::write(a.join("file"), &bytes).unwrap();

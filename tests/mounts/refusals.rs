@@ -40,7 +40,7 @@ fn a_mountpoint_must_exist_be_empty_and_be_free() {
     fs::write(dir.join("file"), b"x").unwrap();
     refused(cluster.run(0, &["mount", &text("file")]), &["director"]);
     let mount = cluster.mount(0);
-    refused(cluster.run(0, &["mount", mount.to_str().unwrap()]), &["mounted"]);
+    refused(cluster.run(0, &["mount", mount.to_str().unwrap()]), &["already", "mount"]);
     assert!(cluster.is_mounted(0), "the mount that was there is untouched");
 }
 
@@ -69,7 +69,7 @@ fn commands_without_a_home_or_a_running_peer_say_so() {
     }
     let mount = cluster.mount(0);
     refused(cluster.run(0, &["where", mount.join("missing").to_str().unwrap()]), &["missing"]);
-    refused(cluster.run(0, &["where", "/"]), &["/"]);
+    refused(cluster.run(0, &["where", "/no/such/file"]), &["/no/such/file"]);
     refused(cluster.run(0, &["unmount", "/"]), &["/"]);
 }
 

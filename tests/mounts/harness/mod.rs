@@ -107,15 +107,15 @@ impl Cluster {
     /// A share of `machines` on loopback, all of them running and in sight of one another.
     pub fn share(machines: usize) -> Cluster {
         let mut cluster = Cluster::loopback(machines);
-        cluster.form();
+        cluster.form(machines);
         cluster
     }
 
-    /// Founds the share on machine 0, and lets all others join through it and run.
-    pub fn form(&mut self) {
+    /// Founds a share on machine 0, and lets the next ones join through it and run: `machines` in all.
+    pub fn form(&mut self, machines: usize) {
         self.init(0);
         self.serve(0);
-        for i in 1..self.machines.len() {
+        for i in 1..machines {
             let ticket = self.invite(0);
             self.join(i, &ticket);
             self.serve(i);
