@@ -3,14 +3,19 @@
 //! Writes are laid over the namespace's extents in memory (`dirty`); every chunk that fills up is hashed, encoded
 //! and put while the file is still being written (`write`, `place`); then an op names what was stored
 //! (`commit`, `flush`). Reads look through what is laid over to the extents, and fetch blocks from whoever
-//! has their shards soonest (`read`, `fetch`, `cache`).
+//! has their shards soonest (`read`, `fetch`, `cache`). What is not content is in `names`, `attributes`, `xattrs`,
+//! `directory` and `locks`.
 
+pub mod attributes;
 mod cache;
 mod commit;
+pub mod directory;
 mod dirty;
 mod fetch;
 mod flush;
 mod handle;
+pub mod locks;
+pub mod names;
 mod place;
 pub mod ports;
 mod read;
@@ -20,6 +25,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 mod write;
+pub mod xattrs;
 
 use crate::erasure::Codec;
 use crate::id::{BlockName, Ino};

@@ -1,0 +1,142 @@
+//! What serving a mount takes besides the volume: open directories, locks, how handles were opened.
+
+use super::convert::file_attr;
+use super::invalidate::Invalidator;
+use crate::id::Ino;
+use crate::volume::attributes::{AttributeChange, without_suid};
+use crate::volume::directory::Directory;
+use crate::volume::locks::Locks;
+use crate::volume::ports::Errno;
+use crate::volume::{Attributes, HandleId, OpenFlags, Volume};
+use bytes::Bytes;
+use fuser::{FileHandle, FopenFlags, Generation, ReplyAttr, ReplyEntry, ReplyXattr, WriteFlags};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Numbers are never reused, so one generation is enough.
+pub(super) const GENERATION: Generation = Generation(0);
+
+/// A mounted volume, and what is remembered between requests.
+pub(super) struct Serving {
+    pub volume: Volume,
+    pub locks: Locks,
+    pub invalidator: Invalidator,
+    pub cache_for: Duration,
+    directories: Mutex<BTreeMap<u64, Arc<Directory>>>,
+    last_directory: AtomicU64,
+    /// Handles opened with `O_APPEND`.
+    appending: Mutex<BTreeSet<HandleId>>,
+    /// The kernel reads and writes past its cache where asked to, and still maps such files.
+    pub direct_append: bool,
+}
+
+/// Sends what came of a request: the value as `$done` says, or the error.
+macro_rules! answer {
+    ($reply:ident, $result:expr, $ok:pat => $done:expr) => {
+        match $result {
+            Ok($ok) => $done,
+            Err(error) => $reply.error($crate::io::fuse::convert::errno(error)),
+        }
+    };
+}
+pub(super) use answer;
+
+impl Serving {
+    pub fn new(volume: Volume, invalidator: Invalidator, cache_for: Duration) -> Serving {
+        Serving {
+            volume,
+            locks: Locks::new(),
+            invalidator,
+            cache_for,
+            directories: Mutex::default(),
+            last_directory: AtomicU64::new(0),
+            appending: Mutex::default(),
+            direct_append: false,
+        }
+    }
+
+    pub fn entry(&self, reply: ReplyEntry, found: Result<Attributes, Errno>) {
+        answer!(reply, found, attributes => reply.entry(&self.cache_for, &file_attr(&attributes), GENERATION))
+    }
+
+    pub fn attr(&self, reply: ReplyAttr, found: Result<Attributes, Errno>) {
+        answer!(reply, found, attributes => reply.attr(&self.cache_for, &file_attr(&attributes)))
+    }
+
+    pub fn directory(&self, fh: FileHandle) -> Result<Arc<Directory>, Errno> {
+        self.directories.lock().get(&fh.0).cloned().ok_or(Errno(libc::EBADF))
+    }
+
+    pub fn keep_directory(&self, directory: Directory) -> FileHandle {
+        let fh = self.last_directory.fetch_add(1, Ordering::Relaxed) + 1;
+        self.directories.lock().insert(fh, Arc::new(directory));
+        FileHandle(fh)
+    }
+
+    pub fn drop_directory(&self, fh: FileHandle) {
+        self.directories.lock().remove(&fh.0);
+    }
+
+    /// What the kernel is told of a new handle.
+    pub fn opened(&self, ino: Ino, handle: HandleId, append: bool, keep_cache: bool) -> FopenFlags {
+        self.invalidator.opened(ino);
+        let mut flags = FopenFlags::empty();
+        if append {
+            self.appending.lock().insert(handle);
+            if self.direct_append {
+                // Where an append lands is not the kernel's to know: others may append as well.
+                flags |= FopenFlags::FOPEN_DIRECT_IO;
+            }
+        }
+        if keep_cache {
+            flags |= FopenFlags::FOPEN_KEEP_CACHE;
+        }
+        flags
+    }
+
+    pub async fn open(&self, ino: Ino, flags: OpenFlags, caller: u32) -> Result<(HandleId, FopenFlags), Errno> {
+        let opened = self.volume.open(ino, flags).await?;
+        if flags.truncate && caller != 0 {
+            let mode = self.volume.attributes(ino)?.mode;
+            if without_suid(mode) != mode {
+                let change = AttributeChange { mode: Some(without_suid(mode)), ..Default::default() };
+                self.volume.set_attributes(ino, change, caller).await?;
+            }
+        }
+        Ok((opened.handle, self.opened(ino, opened.handle, flags.append && flags.write, opened.keep_cache)))
+    }
+
+    pub async fn write(&self, handle: HandleId, offset: u64, data: Bytes, flags: WriteFlags) -> Result<u32, Errno> {
+        let kill_suid = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let mapped = flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        if mapped && self.appending.lock().contains(&handle) {
+            // A page of a mapping goes where it came from, whichever handle the kernel picked to write it back.
+            let ino = self.volume.handle_ino(handle)?;
+            let place = OpenFlags { read: false, write: true, append: false, truncate: false };
+            let other = self.volume.open(ino, place).await?.handle;
+            let written = self.volume.write(other, offset, data, kill_suid).await;
+            let flushed = self.volume.flush(other).await;
+            self.volume.release(other).await;
+            return flushed.and(written);
+        }
+        self.volume.write(handle, offset, data, kill_suid).await
+    }
+
+    pub async fn release(&self, ino: Ino, handle: HandleId) {
+        self.appending.lock().remove(&handle);
+        self.volume.release(handle).await;
+        self.invalidator.released(ino);
+    }
+}
+
+/// The value, its size where none was given, or `ERANGE` where it does not fit.
+pub(super) fn sized(reply: ReplyXattr, size: u32, value: &[u8]) {
+    match size as usize {
+        0 => reply.size(value.len() as u32),
+        room if room < value.len() => reply.error(fuser::Errno::ERANGE),
+        _ => reply.data(value),
+    }
+}

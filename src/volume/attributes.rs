@@ -1,0 +1,173 @@
+//! Setting attributes, and the figures that `df` shows.
+
+use super::names::inode;
+use super::ports::{Candidate, Errno};
+use super::{Attributes, Volume};
+use crate::id::Ino;
+use crate::namespace::{Change, Inode, Kind, SetAttributes};
+use crate::policy::Geometry;
+use crate::time::WallTime;
+
+/// A time to set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TimeChange {
+    Now,
+    At(WallTime),
+}
+
+/// What `chmod`, `chown`, `truncate` and `utimensat` ask for. Nothing at all is `chown` with neither owner nor
+/// group: it sets the change time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AttributeChange {
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: Option<u64>,
+    pub atime: Option<TimeChange>,
+    pub mtime: Option<TimeChange>,
+}
+
+/// What the share holds and could still hold, for `statfs`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Figures {
+    /// Bytes of all files, each counted once.
+    pub used: u64,
+    /// Bytes of files that can still be stored under the policy of the root with the peers that are alive.
+    pub free: u64,
+    /// Files and directories.
+    pub inodes: u64,
+}
+
+/// Permission bits without setuid, and without setgid where that means execution (not mandatory locking).
+pub fn without_suid(mode: u32) -> u32 {
+    let group_executes = mode & libc::S_IXGRP != 0;
+    mode & !libc::S_ISUID & if group_executes { !libc::S_ISGID } else { !0 }
+}
+
+impl Volume {
+    /// Sets attributes for a caller with this user id. Whether it may is the kernel's to check.
+    pub async fn set_attributes(&self, ino: Ino, change: AttributeChange, caller: u32) -> Result<Attributes, Errno> {
+        if let Some(size) = change.size {
+            self.truncate(ino, size).await?;
+        }
+        let control = self.control();
+        let now = control.now();
+        let time = |change: Option<TimeChange>| {
+            change.map(|change| match change {
+                TimeChange::Now => now,
+                TimeChange::At(time) => time,
+            })
+        };
+        let (atime, mtime) = (time(change.atime), time(change.mtime));
+        let only_size = AttributeChange { size: change.size, ..Default::default() } == change && change.size.is_some();
+        if !only_size {
+            self.note_times(ino, mtime);
+        }
+        let seq = control.change(&mut |names| {
+            let inode = inode(names, ino)?;
+            let mode = new_mode(inode, &change, caller);
+            if only_size && mode.is_none() {
+                return Ok(Vec::new());
+            }
+            let set = SetAttributes { mode, uid: change.uid, gid: change.gid, atime, mtime, ctime: Some(now) };
+            Ok(vec![Change::SetAttributes { ino, set }])
+        })?;
+        self.settle(seq).await?;
+        self.attributes(ino)
+    }
+
+    /// What the share holds and could still hold.
+    pub fn figures(&self) -> Figures {
+        let control = self.control();
+        let candidates = control.candidates();
+        let alive: Vec<&Candidate> = candidates.iter().filter(|peer| peer.alive).collect();
+        let (policy, files) = {
+            let names = control.namespace();
+            (names.policy(Ino::ROOT), names.files())
+        };
+        let free: Vec<u64> = alive.iter().map(|peer| peer.free).collect();
+        Figures {
+            used: files.bytes,
+            free: storable(policy.geometry(alive.len()), &free),
+            inodes: files.files + files.directories,
+        }
+    }
+}
+
+/// The mode to set, if any: what was asked for, or the present one without setuid and setgid where changing the
+/// owner, or a truncation by anyone but root, takes these away.
+fn new_mode(inode: &Inode, change: &AttributeChange, caller: u32) -> Option<u32> {
+    if let Some(mode) = change.mode {
+        return Some(mode & 0o7777);
+    }
+    let chown = change.uid.is_some() || change.gid.is_some() || *change == AttributeChange::default();
+    let truncated = change.size.is_some() && caller != 0;
+    let cleared = without_suid(inode.mode);
+    let clears = (chown || truncated) && !matches!(inode.kind, Kind::Directory) && cleared != inode.mode;
+    clears.then_some(cleared)
+}
+
+/// Bytes of content that fit in peers with this much room. Each block puts its shards on distinct peers, or as
+/// evenly as can be where there are fewer, so that a roomy peer among full ones is of little use: the most blocks
+/// are the largest B for which the peers, each taking at most its fair part of B, take all B times n shards.
+pub fn storable(geometry: Geometry, free: &[u64]) -> u64 {
+    let shards = geometry.shards() as u128;
+    if free.is_empty() {
+        return 0;
+    }
+    let slots_each = shards.div_ceil(free.len() as u128);
+    let fits = |shard_bytes: u128| {
+        let taken: u128 = free.iter().map(|free| u128::from(*free).min(slots_each * shard_bytes)).sum();
+        taken >= shards * shard_bytes
+    };
+    // Bytes in one slot of all blocks together: the condition holds up to some point and not past it.
+    let (mut low, mut high) = (0u128, u128::from(u64::MAX));
+    while low < high {
+        let middle = (low + high).div_ceil(2);
+        if fits(middle) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    u64::try_from(low * u128::from(geometry.data)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn equal_peers_hold_their_sum_over_the_overhead() {
+        assert_eq!(storable(Geometry { data: 4, parity: 2 }, &[GIB; 6]), 4 * GIB);
+        assert_eq!(storable(Geometry { data: 1, parity: 2 }, &[GIB; 6]), 2 * GIB);
+        assert_eq!(storable(Geometry { data: 1, parity: 0 }, &[GIB]), GIB);
+    }
+
+    #[test]
+    fn a_roomy_peer_among_full_ones_is_of_little_use() {
+        assert_eq!(storable(Geometry { data: 1, parity: 2 }, &[100 * GIB, GIB, GIB]), GIB);
+        assert_eq!(storable(Geometry { data: 1, parity: 1 }, &[100 * GIB, GIB, GIB]), 2 * GIB);
+        assert_eq!(storable(Geometry { data: 1, parity: 2 }, &[100 * GIB, GIB, 0]), 0);
+    }
+
+    #[test]
+    fn fewer_peers_than_shards_take_several_each() {
+        assert_eq!(storable(Geometry { data: 4, parity: 2 }, &[3 * GIB; 3]), 6 * GIB);
+        assert_eq!(storable(Geometry { data: 1, parity: 2 }, &[3 * GIB]), GIB);
+        assert_eq!(storable(Geometry { data: 4, parity: 2 }, &[]), 0);
+    }
+
+    #[test]
+    fn immense_disks_do_not_overflow() {
+        assert_eq!(storable(Geometry { data: 30, parity: 2 }, &[u64::MAX; 100]), u64::MAX);
+    }
+
+    #[test]
+    fn setgid_without_group_execution_stays() {
+        assert_eq!(without_suid(0o6755), 0o755);
+        assert_eq!(without_suid(0o6745), 0o2745);
+    }
+}

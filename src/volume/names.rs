@@ -1,0 +1,338 @@
+//! The names of a share: looking up, making, linking, moving and removing.
+//!
+//! Each change is checked in the plan of `Control::change`, that is under the lock under which it is applied, so
+//! that what was checked is still so. All but `create` return when every connected peer knows.
+
+use super::ports::Errno;
+use super::{Attributes, HandleId, OpenFlags, Volume};
+use crate::id::Ino;
+use crate::namespace::{Change, Entry, Inode, Kind, NAME_BYTES, Name, Namespace, Place, Seen, TARGET_BYTES};
+use bytes::Bytes;
+
+/// The most names of one file, and the most subdirectories of a directory.
+pub const MAX_LINKS: u32 = 1 << 30;
+
+/// Directories above one another; a longer chain is taken for a circle.
+const MAX_DEPTH: usize = 1 << 20;
+
+const S_ISGID: u32 = libc::S_ISGID;
+
+/// What `make` is to make.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewNode {
+    pub kind: Kind,
+    /// Permission bits, the umask taken off.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// The inode, or `ENOENT`.
+pub(super) fn inode(names: &Namespace, ino: Ino) -> Result<&Inode, Errno> {
+    names.inode(ino).ok_or(Errno(libc::ENOENT))
+}
+
+/// The directory, which must still have a place in the tree, or `ENOENT` or `ENOTDIR`.
+fn directory(names: &Namespace, ino: Ino) -> Result<&Inode, Errno> {
+    let inode = inode(names, ino)?;
+    match inode.kind {
+        Kind::Directory if inode.nlink == 0 => Err(Errno(libc::ENOENT)),
+        Kind::Directory => Ok(inode),
+        _ => Err(Errno(libc::ENOTDIR)),
+    }
+}
+
+fn is_directory(inode: &Inode) -> bool {
+    matches!(inode.kind, Kind::Directory)
+}
+
+fn checked_name(name: &[u8]) -> Result<Name, Errno> {
+    match name {
+        _ if name.len() > NAME_BYTES => Err(Errno(libc::ENAMETOOLONG)),
+        b"" | b"." | b".." => Err(Errno(libc::EINVAL)),
+        _ if name.iter().any(|byte| matches!(byte, b'/' | 0)) => Err(Errno(libc::EINVAL)),
+        _ => Ok(Bytes::copy_from_slice(name)),
+    }
+}
+
+fn entry<'a>(names: &'a Namespace, parent: Ino, name: &[u8]) -> Result<(Entry, &'a Inode), Errno> {
+    let entry = names.entry(parent, name).ok_or(Errno(libc::ENOENT))?;
+    Ok((entry, inode(names, entry.ino)?))
+}
+
+/// That nothing has this name yet, and the directory could take one more.
+fn free(names: &Namespace, parent: Ino, name: &[u8], directory_comes: bool) -> Result<(), Errno> {
+    let parent_inode = directory(names, parent)?;
+    if names.entry(parent, name).is_some() {
+        return Err(Errno(libc::EEXIST));
+    }
+    if directory_comes && parent_inode.nlink >= MAX_LINKS {
+        return Err(Errno(libc::EMLINK));
+    }
+    Ok(())
+}
+
+fn empty(names: &Namespace, dir: Ino) -> Result<(), Errno> {
+    match names.entries(dir).next() {
+        None => Ok(()),
+        Some(_) => Err(Errno(libc::ENOTEMPTY)),
+    }
+}
+
+/// Whether `ino` is `below` or one of the directories above it.
+fn is_above(names: &Namespace, ino: Ino, below: Ino) -> bool {
+    let mut at = below;
+    for _ in 0..MAX_DEPTH {
+        if at == ino {
+            return true;
+        }
+        match names.inode(at).and_then(|inode| inode.place.as_ref()) {
+            Some(place) if at != Ino::ROOT => at = place.parent,
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// Whom a new inode belongs to: a directory with the setgid bit hands its group down, and the bit to directories.
+fn owned_by_parent(parent: &Inode, node: &mut NewNode) {
+    if parent.mode & S_ISGID != 0 {
+        node.gid = parent.gid;
+        if matches!(node.kind, Kind::Directory) {
+            node.mode |= S_ISGID;
+        }
+    }
+}
+
+impl Volume {
+    /// What a name in a directory stands for.
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attributes, Errno> {
+        if name.len() > NAME_BYTES {
+            return Err(Errno(libc::ENAMETOOLONG));
+        }
+        let ino = {
+            let names = self.control().namespace();
+            directory(&names, parent)?;
+            entry(&names, parent, name)?.0.ino
+        };
+        self.attributes(ino)
+    }
+
+    /// Makes a directory, file, symlink or special file.
+    pub async fn make(&self, parent: Ino, name: &[u8], node: NewNode) -> Result<Attributes, Errno> {
+        if let Kind::Symlink { target } = &node.kind {
+            match target.len() {
+                0 => return Err(Errno(libc::ENOENT)),
+                1..=TARGET_BYTES => {}
+                _ => return Err(Errno(libc::ENAMETOOLONG)),
+            }
+        }
+        let (ino, seq) = self.make_here(parent, name, node)?;
+        self.settle(seq).await?;
+        self.attributes(ino)
+    }
+
+    /// Makes and opens a file. Other machines are told at once, but only its `flush` waits for them. A name that
+    /// is taken: `EEXIST` with `O_EXCL`, else `ESTALE`, upon which the kernel looks the name up again.
+    pub fn create(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        uid: u32,
+        gid: u32,
+        flags: i32,
+    ) -> Result<(Attributes, HandleId), Errno> {
+        let made = self.make_here(parent, name, NewNode { kind: Kind::File, mode, uid, gid });
+        let (ino, _) = made.map_err(|errno| match errno {
+            Errno(libc::EEXIST) if flags & libc::O_EXCL == 0 => Errno(libc::ESTALE),
+            errno => errno,
+        })?;
+        let handle = self.open_created(ino, OpenFlags::from_libc(flags))?;
+        Ok((self.attributes(ino)?, handle))
+    }
+
+    fn make_here(&self, parent: Ino, name: &[u8], node: NewNode) -> Result<(Ino, u64), Errno> {
+        let name = checked_name(name)?;
+        let control = self.control();
+        let ino = Ino(control.new_number());
+        let time = control.now();
+        let seq = control.change(&mut |names| {
+            free(names, parent, &name, matches!(node.kind, Kind::Directory))?;
+            let mut node = node.clone();
+            owned_by_parent(directory(names, parent)?, &mut node);
+            Ok(vec![Change::Create {
+                place: Place { parent, name: name.clone() },
+                ino,
+                kind: node.kind,
+                mode: node.mode & 0o7777,
+                uid: node.uid,
+                gid: node.gid,
+                time,
+            }])
+        })?;
+        Ok((ino, seq))
+    }
+
+    /// Gives an inode that is no directory one more name.
+    pub async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attributes, Errno> {
+        let name = checked_name(name)?;
+        let time = self.control().now();
+        let seq = self.control().change(&mut |names| {
+            let inode = inode(names, ino)?;
+            if is_directory(inode) {
+                return Err(Errno(libc::EPERM));
+            }
+            if inode.nlink == 0 {
+                return Err(Errno(libc::ENOENT));
+            }
+            if inode.nlink >= MAX_LINKS {
+                return Err(Errno(libc::EMLINK));
+            }
+            free(names, parent, &name, false)?;
+            Ok(vec![Change::Link { place: Place { parent, name: name.clone() }, ino, time }])
+        })?;
+        self.settle(seq).await?;
+        self.attributes(ino)
+    }
+
+    /// Takes a name away from an inode that is no directory.
+    pub async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), Errno> {
+        let name = checked_name(name)?;
+        let time = self.control().now();
+        let mut gone = None;
+        let seq = self.control().change(&mut |names| {
+            directory(names, parent)?;
+            let (entry, inode) = entry(names, parent, &name)?;
+            if is_directory(inode) {
+                return Err(Errno(libc::EISDIR));
+            }
+            gone = Some(entry.ino);
+            let seen = Seen { ino: entry.ino, content: inode.content };
+            Ok(vec![Change::Unlink { place: Place { parent, name: name.clone() }, seen, time }])
+        })?;
+        self.removed(gone, seq).await
+    }
+
+    /// Takes away an empty directory.
+    pub async fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<(), Errno> {
+        let name = checked_name(name)?;
+        let time = self.control().now();
+        let mut gone = None;
+        let seq = self.control().change(&mut |names| {
+            directory(names, parent)?;
+            let (entry, inode) = entry(names, parent, &name)?;
+            if !is_directory(inode) {
+                return Err(Errno(libc::ENOTDIR));
+            }
+            empty(names, entry.ino)?;
+            gone = Some(entry.ino);
+            Ok(vec![Change::Rmdir { place: Place { parent, name: name.clone() }, ino: entry.ino, time }])
+        })?;
+        self.removed(gone, seq).await
+    }
+
+    /// `renameat2(2)` with `RENAME_NOREPLACE` or `RENAME_EXCHANGE`; other flags are `EINVAL`.
+    pub async fn rename(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        new_parent: Ino,
+        new_name: &[u8],
+        flags: u32,
+    ) -> Result<(), Errno> {
+        let from = Place { parent, name: checked_name(name)? };
+        let to = Place { parent: new_parent, name: checked_name(new_name)? };
+        let time = self.control().now();
+        let mut gone = None;
+        let seq = self.control().change(&mut |names| {
+            directory(names, from.parent)?;
+            directory(names, to.parent)?;
+            match flags {
+                0 | libc::RENAME_NOREPLACE => {
+                    let Some((ino, replaced)) = planned_rename(names, &from, &to, flags != 0)? else {
+                        return Ok(Vec::new());
+                    };
+                    gone = replaced.map(|seen| seen.ino);
+                    Ok(vec![Change::Rename { from: from.clone(), to: to.clone(), ino, replaced, time }])
+                }
+                libc::RENAME_EXCHANGE => {
+                    let Some((a_ino, b_ino)) = planned_exchange(names, &from, &to)? else {
+                        return Ok(Vec::new());
+                    };
+                    Ok(vec![Change::Exchange { a: from.clone(), a_ino, b: to.clone(), b_ino, time }])
+                }
+                _ => Err(Errno(libc::EINVAL)),
+            }
+        })?;
+        self.removed(gone, seq).await
+    }
+
+    /// The target of a symlink.
+    pub fn read_link(&self, ino: Ino) -> Result<Bytes, Errno> {
+        match &inode(&self.control().namespace(), ino)?.kind {
+            Kind::Symlink { target } => Ok(target.clone()),
+            _ => Err(Errno(libc::EINVAL)),
+        }
+    }
+
+    /// Every change to names and attributes made here so far is on stable storage, here and at every connected peer.
+    pub async fn sync_names(&self) -> Result<(), Errno> {
+        let control = self.control();
+        let seq = control.namespace().vector().get(control.me());
+        control.settle(seq, true).await
+    }
+
+    async fn removed(&self, gone: Option<Ino>, seq: u64) -> Result<(), Errno> {
+        if let Some(ino) = gone {
+            self.note_unlinked(ino);
+        }
+        self.settle(seq).await
+    }
+}
+
+/// What moves and what it replaces; `None` where both names are of one inode and nothing is to be done.
+fn planned_rename(
+    names: &Namespace,
+    from: &Place,
+    to: &Place,
+    no_replace: bool,
+) -> Result<Option<(Ino, Option<Seen>)>, Errno> {
+    let (moved, moved_inode) = entry(names, from.parent, &from.name)?;
+    if is_directory(moved_inode) && is_above(names, moved.ino, to.parent) {
+        return Err(Errno(libc::EINVAL));
+    }
+    let grows = is_directory(moved_inode) && from.parent != to.parent;
+    let Some(there) = names.entry(to.parent, &to.name) else {
+        free(names, to.parent, &to.name, grows)?;
+        return Ok(Some((moved.ino, None)));
+    };
+    if no_replace {
+        return Err(Errno(libc::EEXIST));
+    }
+    if there.ino == moved.ino {
+        return Ok(None);
+    }
+    let there_inode = inode(names, there.ino)?;
+    match (is_directory(moved_inode), is_directory(there_inode)) {
+        (true, false) => return Err(Errno(libc::ENOTDIR)),
+        (false, true) => return Err(Errno(libc::EISDIR)),
+        (true, true) => empty(names, there.ino)?,
+        (false, false) => {}
+    }
+    Ok(Some((moved.ino, Some(Seen { ino: there.ino, content: there_inode.content }))))
+}
+
+/// What changes places; `None` where both names are of one inode.
+fn planned_exchange(names: &Namespace, a: &Place, b: &Place) -> Result<Option<(Ino, Ino)>, Errno> {
+    let (a_entry, a_inode) = entry(names, a.parent, &a.name)?;
+    let (b_entry, b_inode) = entry(names, b.parent, &b.name)?;
+    let into_itself = |inode: &Inode, ino, parent| is_directory(inode) && is_above(names, ino, parent);
+    if into_itself(a_inode, a_entry.ino, b.parent) || into_itself(b_inode, b_entry.ino, a.parent) {
+        return Err(Errno(libc::EINVAL));
+    }
+    Ok((a_entry.ino != b_entry.ino).then_some((a_entry.ino, b_entry.ino)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! Extended attributes, and the policy shown as one of them.
+
+use super::Volume;
+use super::names::inode;
+use super::ports::Errno;
+use crate::id::Ino;
+use crate::namespace::{Change, Inode, Kind, NAME_BYTES, Namespace, XATTR_BYTES};
+use crate::policy::Policy;
+use bytes::Bytes;
+
+/// The policy of a file or directory. Read: its own or the inherited one. Written: its own; empty, or removed,
+/// inherits again. It is not listed, so that copying attributes does not pin what was inherited.
+pub const POLICY_XATTR: &[u8] = b"user.shoal.policy";
+
+/// The most bytes of names that `listxattr` gives, as everywhere on Linux.
+pub const LIST_BYTES: usize = 65_536;
+
+/// The most bytes of names and values of one inode.
+pub const INODE_XATTR_BYTES: usize = 1 << 20;
+
+/// Whether this kind of inode may have attributes of this name.
+fn allowed(inode: &Inode, name: &[u8], refusal: i32) -> Result<(), Errno> {
+    if name.is_empty() || name.len() > NAME_BYTES {
+        return Err(Errno(libc::ERANGE));
+    }
+    let plain = matches!(inode.kind, Kind::File | Kind::Directory);
+    match name.split(|byte| *byte == b'.').next() {
+        Some(b"user") if !plain => Err(Errno(refusal)),
+        Some(b"user" | b"trusted" | b"security") => Ok(()),
+        _ => Err(Errno(libc::EOPNOTSUPP)),
+    }
+}
+
+impl Volume {
+    /// The value of an attribute.
+    pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Bytes, Errno> {
+        let names = self.control().namespace();
+        allowed(inode(&names, ino)?, name, libc::ENODATA)?;
+        if name == POLICY_XATTR {
+            return Ok(Bytes::from(names.policy(ino).to_string()));
+        }
+        names.xattr(ino, name).cloned().ok_or(Errno(libc::ENODATA))
+    }
+
+    /// The names of all attributes, a NUL after each.
+    pub fn xattrs(&self, ino: Ino) -> Result<Vec<u8>, Errno> {
+        let names = self.control().namespace();
+        inode(&names, ino)?;
+        let mut list = Vec::new();
+        for (name, _) in names.xattrs(ino) {
+            list.extend_from_slice(name);
+            list.push(0);
+        }
+        if list.len() > LIST_BYTES { Err(Errno(libc::E2BIG)) } else { Ok(list) }
+    }
+
+    /// Sets an attribute; `flags` as for `setxattr(2)`.
+    pub async fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], flags: i32) -> Result<(), Errno> {
+        if value.len() > XATTR_BYTES {
+            return Err(Errno(libc::E2BIG));
+        }
+        let (create, replace) = (flags & libc::XATTR_CREATE != 0, flags & libc::XATTR_REPLACE != 0);
+        if flags & !(libc::XATTR_CREATE | libc::XATTR_REPLACE) != 0 || (create && replace) {
+            return Err(Errno(libc::EINVAL));
+        }
+        if name == POLICY_XATTR {
+            return self.set_policy(ino, parsed_policy(value)?, |own| exists(own.is_some(), create, replace)).await;
+        }
+        let (name, value) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
+        let ctime = self.control().now();
+        let seq = self.control().change(&mut |names| {
+            allowed(inode(names, ino)?, &name, libc::EPERM)?;
+            exists(names.xattr(ino, &name).is_some(), create, replace)?;
+            room(names, ino, &name, &value)?;
+            Ok(vec![Change::SetXattr { ino, name: name.clone(), value: Some(value.clone()), ctime }])
+        })?;
+        self.settle(seq).await
+    }
+
+    /// Removes an attribute.
+    pub async fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<(), Errno> {
+        if name == POLICY_XATTR {
+            return self.set_policy(ino, None, |own| own.map(|_| ()).ok_or(Errno(libc::ENODATA))).await;
+        }
+        let name = Bytes::copy_from_slice(name);
+        let ctime = self.control().now();
+        let seq = self.control().change(&mut |names| {
+            allowed(inode(names, ino)?, &name, libc::EPERM)?;
+            names.xattr(ino, &name).ok_or(Errno(libc::ENODATA))?;
+            Ok(vec![Change::SetXattr { ino, name: name.clone(), value: None, ctime }])
+        })?;
+        self.settle(seq).await
+    }
+
+    /// Sets the policy for what is written from now on (to a file, or below a directory); `None` inherits.
+    pub async fn set_policy(
+        &self,
+        ino: Ino,
+        policy: Option<Policy>,
+        check: impl Fn(Option<Policy>) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let seq = self.control().change(&mut |names| {
+            let inode = inode(names, ino)?;
+            allowed(inode, POLICY_XATTR, libc::EPERM)?;
+            check(inode.policy)?;
+            Ok(vec![Change::SetPolicy { ino, policy }])
+        })?;
+        self.settle(seq).await
+    }
+}
+
+fn parsed_policy(value: &[u8]) -> Result<Option<Policy>, Errno> {
+    let text = std::str::from_utf8(value).map_err(|_| Errno(libc::EINVAL))?.trim_end_matches('\0').trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| Errno(libc::EINVAL))
+}
+
+fn exists(there: bool, create: bool, replace: bool) -> Result<(), Errno> {
+    match there {
+        true if create => Err(Errno(libc::EEXIST)),
+        false if replace => Err(Errno(libc::ENODATA)),
+        _ => Ok(()),
+    }
+}
+
+/// That the inode's attributes stay within bounds with this one.
+fn room(names: &Namespace, ino: Ino, name: &[u8], value: &[u8]) -> Result<(), Errno> {
+    let (mut list, mut all) = (name.len() + 1, name.len() + value.len());
+    for (other, held) in names.xattrs(ino).filter(|(other, _)| other.as_ref() != name) {
+        list += other.len() + 1;
+        all += other.len() + held.len();
+    }
+    if list > LIST_BYTES || all > INODE_XATTR_BYTES { Err(Errno(libc::ENOSPC)) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_are_read_with_or_without_line_ends() {
+        assert_eq!(parsed_policy(b"rs:4+2\n"), Ok(Some(Policy::ReedSolomon { data: 4, parity: 2 })));
+        assert_eq!(parsed_policy(b"replicate:3\0"), Ok(Some(Policy::Replicate(3))));
+        assert_eq!(parsed_policy(b""), Ok(None));
+        assert_eq!(parsed_policy(b"rs:40+2"), Err(Errno(libc::EINVAL)));
+        assert_eq!(parsed_policy(b"\xff"), Err(Errno(libc::EINVAL)));
+    }
+}
