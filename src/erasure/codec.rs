@@ -1,9 +1,9 @@
-//! The codec: systematic Reed-Solomon over GF(2^8), its matrices kept per geometry.
+//! The codec: systematic Reed-Solomon over GF(2^8).
 
 use crate::policy::{Geometry, MAX_SHARDS};
 use bytes::Bytes;
 use reed_solomon_erasure::galois_8::ReedSolomon;
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
 
 /// Names the code in a shard's header, so that another can come beside it: systematic, from a Vandermonde
 /// matrix, over GF(2^8) with the polynomial 0x11d. Shards of another id must not be decoded by this codec.
@@ -26,13 +26,15 @@ pub enum CodecError {
     Unfit { index: u8, why: String },
 }
 
-/// Encodes and decodes; the matrices of each geometry are made once.
+/// Encodes and decodes. Making the matrices of a geometry takes as long as encoding some hundred KiB, so those of
+/// the usual ones are made once, and those of any other each time: no lock, and nothing that changes in use.
 pub struct Codec {
-    /// By `data * SIDE + parity`.
-    built: Vec<OnceLock<Box<ReedSolomon>>>,
+    usual: BTreeMap<Geometry, ReedSolomon>,
 }
 
-const SIDE: usize = MAX_SHARDS as usize + 1;
+/// The usual geometries: what `survive:M` comes to for M up to 4, and what people write in `rs:K+M`.
+const USUAL_DATA: std::ops::RangeInclusive<u8> = 2..=10;
+const USUAL_PARITY: std::ops::RangeInclusive<u8> = 1..=4;
 
 impl Default for Codec {
     fn default() -> Self {
@@ -48,7 +50,8 @@ impl std::fmt::Debug for Codec {
 
 impl Codec {
     pub fn new() -> Codec {
-        Codec { built: std::iter::repeat_with(OnceLock::new).take(SIDE * SIDE).collect() }
+        let usual = USUAL_DATA.flat_map(|data| USUAL_PARITY.map(move |parity| Geometry { data, parity }));
+        Codec { usual: usual.map(|geometry| (geometry, code(geometry))).collect() }
     }
 
     /// The block's shards in order of index, each of `geometry.shard_bytes(block.len())` bytes. Data shards are
@@ -73,8 +76,9 @@ impl Codec {
             }
         }
         if geometry.parity > 0 {
-            let mut parity = vec![vec![0; shard_len]; usize::from(geometry.parity)];
-            self.code(geometry).encode_sep(&shards, &mut parity).expect("the shards were just cut to fit");
+            let mut parity: Vec<_> = (0..geometry.parity).map(|_| vec![0; shard_len]).collect();
+            self.with_code(geometry, |code| code.encode_sep(&shards, &mut parity))
+                .expect("the shards were just cut to fit");
             shards.extend(parity.into_iter().map(Bytes::from));
         }
         Ok(shards)
@@ -123,7 +127,8 @@ impl Codec {
             let data = block.chunks_exact_mut(shard_len).zip(present);
             let mut all: Vec<(&mut [u8], bool)> =
                 data.chain(parity.iter_mut().map(|(bytes, here)| (bytes.as_mut_slice(), *here))).collect();
-            self.code(geometry).reconstruct_data(&mut all).expect("as many shards of one length as it takes");
+            self.with_code(geometry, |code| code.reconstruct_data(&mut all))
+                .expect("as many shards of one length as it takes");
         }
         block.truncate(len);
         Ok(Bytes::from(block))
@@ -145,13 +150,18 @@ impl Codec {
         Ok(wanted.iter().map(|index| all[usize::from(*index)].clone()).collect())
     }
 
-    /// `geometry` has been checked, and has parity.
-    fn code(&self, geometry: Geometry) -> &ReedSolomon {
-        let (data, parity) = (usize::from(geometry.data), usize::from(geometry.parity));
-        self.built[data * SIDE + parity].get_or_init(|| {
-            Box::new(ReedSolomon::new(data, parity).expect("a checked geometry fits the field many times over"))
-        })
+    fn with_code<T>(&self, geometry: Geometry, run: impl FnOnce(&ReedSolomon) -> T) -> T {
+        match self.usual.get(&geometry) {
+            Some(made) => run(made),
+            None => run(&code(geometry)),
+        }
     }
+}
+
+/// `geometry` has been checked, and has parity.
+fn code(geometry: Geometry) -> ReedSolomon {
+    ReedSolomon::new(usize::from(geometry.data), usize::from(geometry.parity))
+        .expect("a checked geometry fits the field many times over")
 }
 
 /// Refuses what would make the kernel panic or divide by zero; gives the number of data shards.

@@ -151,10 +151,13 @@ impl Namespace {
 
     /// The change as it may be stamped: others keep the past only for those who have not seen what came after.
     fn up_to_date(&self, mut change: Change) -> Option<Change> {
-        if let Change::Write { ino, base, .. } = &mut change
-            && self.tree.line(*ino, *base).is_none()
-        {
-            *base = self.inode(*ino)?.content;
+        if let Change::Write { ino, base, .. } = &mut change {
+            match self.tree.line(*ino, *base) {
+                None => *base = self.inode(*ino)?.content,
+                // The file went, but not the copy that follows its writer.
+                Some(line) if self.inode(*ino).is_none() => *ino = line,
+                Some(_) => {}
+            }
         }
         change.inodes().into_iter().flatten().all(|ino| self.inode(ino).is_some()).then_some(change)
     }

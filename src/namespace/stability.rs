@@ -63,11 +63,22 @@ impl Namespace {
                 frontier = frontier.min(self.log.last_before(stamp)?);
             }
         }
-        // Conflict copies above it can be made again from the versions they were built on.
-        while let Some(built_on) = self.log.built_on_after(frontier).filter(|built_on| *built_on < frontier) {
-            frontier = built_on;
+        // What is above must be able to be applied again, here and after a restart, on what is below alone: conflict
+        // copies need the versions they were built on, ops of an evicted peer that it is known to have been one.
+        loop {
+            let lower = match self.log.built_on_after(frontier).filter(|built_on| *built_on < frontier) {
+                Some(built_on) => built_on,
+                None => match self.log.evictions().find(|(evicted, op)| {
+                    op.stamp <= frontier
+                        && self.peer(*evicted).is_none()
+                        && self.log.last_of(*evicted).is_some_and(|last| last > frontier)
+                }) {
+                    Some((_, eviction)) => self.log.last_before(eviction.stamp)?,
+                    None => return Some(frontier),
+                },
+            };
+            frontier = lower;
         }
-        Some(frontier)
     }
 
     /// Peers whose word is needed: the roster, and the evicted as long as someone may still take ops from them,

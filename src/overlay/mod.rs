@@ -1,1 +1,11 @@
-//! Who is alive, and who is admitted. Pure.
+//! Who is alive. Pure.
+//!
+//! SWIM (Das, Gupta and Motivala, 2002) with suspicion, by way of foca: each peer probes one other at a time,
+//! directly and then through third ones; what it finds travels along with the probes of all. Nobody sends more
+//! the larger the share is.
+
+mod codec;
+mod membership;
+
+pub use codec::{DATAGRAM_BYTES, Member};
+pub use membership::{Membership, MembershipEffect, MembershipEvent, MembershipTimer, Settings};

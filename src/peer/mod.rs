@@ -1,1 +1,215 @@
-//! The cores composed: events with the time in, effects out. Pure.
+//! The cores composed: one peer as a state machine. Events come in with the time, effects go out.
+//!
+//! It decides how ops travel: a peer's own ops are pushed to every connected peer at once; what a peer missed
+//! is sent when it connects, and by comparing version vectors on every tick. It never touches a clock, a socket
+//! or a disk; the namespace is handed in, because the data path reads it under a lock of its own.
+//!
+//! Invariant: on one connection the ops of one author are sent in order and without gaps, each at most once.
+
+mod effect;
+mod event;
+mod exchange;
+
+pub use effect::Effect;
+pub use event::{Event, Timer};
+
+use crate::id::{PeerTag, ShareId};
+use crate::namespace::{Applied, Change, Key, Namespace, Op, VersionVector};
+use crate::overlay::{Membership, MembershipEffect, MembershipEvent};
+use crate::time::WallTime;
+use crate::volume::ports::StoreUsage;
+use crate::wire::ControlMessage;
+use exchange::Link;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How often vectors are compared and usage is told. A missed op is thus repaired within two ticks; a
+/// second keeps an idle share at one small message a peer and second.
+pub const TICK: Duration = Duration::from_secs(1);
+
+/// The version of the control protocol, in every Hello.
+pub const PROTOCOL: u16 = 1;
+
+/// One peer of a share, without its namespace and its devices.
+pub struct Peer {
+    me: PeerTag,
+    share: ShareId,
+    membership: Membership,
+    /// Peers with a standing connection.
+    links: BTreeMap<PeerTag, Link>,
+    /// What this peer's store takes and could take; the others are told at each tick.
+    usage: Option<StoreUsage>,
+    /// What of the log is on stable storage here.
+    durable: VersionVector,
+    /// Peers that wait to hear that our log is durable, and the own seq they wait for.
+    awaiting_durable: BTreeMap<PeerTag, u64>,
+}
+
+impl Peer {
+    /// A peer that has just started; `Event`s follow. The first effects set the timers.
+    pub fn start(me: PeerTag, share: ShareId, membership: Membership, namespace: &Namespace) -> (Peer, Vec<Effect>) {
+        let mut peer = Peer {
+            me,
+            share,
+            membership,
+            links: BTreeMap::new(),
+            usage: None,
+            awaiting_durable: BTreeMap::new(),
+            // What was read from the log at the start may lie in the page cache only.
+            durable: VersionVector::default(),
+        };
+        let mut effects = vec![Effect::SetTimer { after: TICK, timer: Timer::Tick }, Effect::SyncLog];
+        let others = namespace.peers().map(|(tag, _)| tag).filter(|tag| *tag != me).collect();
+        peer.membership(MembershipEvent::Introduce(others), &mut effects);
+        (peer, effects)
+    }
+
+    pub fn me(&self) -> PeerTag {
+        self.me
+    }
+
+    /// Whether the membership believes the peer alive; this one always is.
+    pub fn is_alive(&self, peer: PeerTag) -> bool {
+        peer == self.me || self.membership.is_alive(peer)
+    }
+
+    /// Whether every connected, live peer that was up to date has my ops up to `seq` (`durable`: on stable
+    /// storage, and here too). A peer that is still catching up is not waited for: it serves nothing yet.
+    pub fn is_settled(&self, seq: u64, durable: bool) -> bool {
+        let here = !durable || self.durable.get(self.me) >= seq;
+        here && self.links.iter().filter(|(peer, link)| link.current && self.membership.is_alive(**peer)).all(
+            |(_, link)| {
+                let theirs = if durable { &link.durable } else { &link.theirs };
+                theirs.get(self.me) >= seq
+            },
+        )
+    }
+
+    /// Whether at least one peer has said what it has, and all that any said is here.
+    pub fn has_caught_up(&self, namespace: &Namespace) -> bool {
+        let mut greeted = self.links.values().filter(|link| link.greeted).peekable();
+        greeted.peek().is_some() && greeted.all(|link| namespace.vector().covers(&link.theirs))
+    }
+
+    /// The peers that [`Peer::is_settled`] waits for, for messages.
+    pub fn unsettled(&self, seq: u64) -> Vec<PeerTag> {
+        self.links
+            .iter()
+            .filter(|(_, link)| link.current && link.theirs.get(self.me) < seq)
+            .map(|(peer, _)| *peer)
+            .collect()
+    }
+
+    /// Asks every connected peer to make my ops up to `seq` durable.
+    pub fn request_durable(&mut self, seq: u64) -> Vec<Effect> {
+        let ask = |peer: &PeerTag| Effect::SendControl { to: *peer, message: ControlMessage::SyncUpTo { seq } };
+        let mut effects = vec![Effect::SyncLog];
+        effects
+            .extend(self.links.iter().filter(|(_, link)| link.durable.get(self.me) < seq).map(|(peer, _)| ask(peer)));
+        effects
+    }
+
+    /// Makes changes of this machine's own: stamped, applied, logged and pushed. The number is the last op's seq.
+    pub fn change(&mut self, namespace: &mut Namespace, changes: Vec<Change>, now: WallTime) -> (u64, Vec<Effect>) {
+        let Applied { ops, touched } = namespace.change(self.me, now, changes);
+        let seq = namespace.vector().get(self.me);
+        let mut effects = Vec::new();
+        self.accepted(namespace, ops, &touched, None, &mut effects);
+        (seq, effects)
+    }
+
+    /// Takes in one event.
+    pub fn handle(&mut self, namespace: &mut Namespace, event: Event, now: WallTime) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Connected(peer) => {
+                self.links.insert(peer, Link::default());
+                effects.push(self.hello(peer, namespace));
+                self.membership(MembershipEvent::Introduce(vec![peer]), &mut effects);
+            }
+            Event::Disconnected(peer) => {
+                self.links.remove(&peer);
+                self.awaiting_durable.remove(&peer);
+                effects.push(Effect::Settled);
+            }
+            Event::Datagram { from, bytes } => self.membership(MembershipEvent::Datagram { from, bytes }, &mut effects),
+            Event::Timer(Timer::Membership(timer)) => self.membership(MembershipEvent::Timer(timer), &mut effects),
+            Event::Timer(Timer::Tick) => self.tick(namespace, &mut effects),
+            Event::Control { from, message } => self.control(namespace, from, message, now, &mut effects),
+            Event::LogDurable(vector) => self.log_durable(namespace, vector, &mut effects),
+            Event::Usage(usage) => {
+                self.usage = Some(usage);
+            }
+            Event::Leaving => {
+                effects.extend(
+                    self.links.keys().map(|to| Effect::SendControl { to: *to, message: ControlMessage::Leaving }),
+                );
+                self.membership(MembershipEvent::Leave, &mut effects);
+            }
+        }
+        effects
+    }
+
+    /// What follows from ops that are now part of the namespace, whoever made them.
+    fn accepted(
+        &mut self,
+        namespace: &Namespace,
+        ops: Vec<Op>,
+        touched: &BTreeSet<Key>,
+        from: Option<PeerTag>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if ops.is_empty() {
+            return;
+        }
+        effects.push(Effect::Persist(ops.clone()));
+        if from.is_none() {
+            self.push_own(&ops, effects);
+        } else {
+            effects.push(Effect::Invalidate(touched.clone()));
+        }
+        if touched.iter().any(|key| matches!(key, Key::Peer(_))) {
+            self.roster_changed(namespace, touched, effects);
+        }
+    }
+
+    fn roster_changed(&mut self, namespace: &Namespace, touched: &BTreeSet<Key>, effects: &mut Vec<Effect>) {
+        for key in touched {
+            let Key::Peer(tag) = key else { continue };
+            if namespace.peer(*tag).is_none() {
+                let follows = self.membership.forget(*tag);
+                self.membership_effects(follows, effects);
+                self.links.remove(tag);
+            } else if *tag != self.me {
+                self.membership(MembershipEvent::Introduce(vec![*tag]), effects);
+            }
+        }
+        effects.push(Effect::RosterChanged);
+    }
+
+    fn membership(&mut self, event: MembershipEvent, effects: &mut Vec<Effect>) {
+        let follows = self.membership.handle(event);
+        self.membership_effects(follows, effects);
+    }
+
+    fn membership_effects(&mut self, follows: Vec<MembershipEffect>, effects: &mut Vec<Effect>) {
+        for effect in follows {
+            match effect {
+                MembershipEffect::Send { to, bytes } => effects.push(Effect::SendDatagram { to, bytes }),
+                MembershipEffect::SetTimer { after, timer } => {
+                    effects.push(Effect::SetTimer { after, timer: Timer::Membership(timer) });
+                }
+                MembershipEffect::Up(peer) => effects.push(Effect::Alive { peer, alive: true }),
+                MembershipEffect::Down(peer) => {
+                    effects.push(Effect::Alive { peer, alive: false });
+                    effects.push(Effect::Settled);
+                }
+                MembershipEffect::Rejoin => {}
+                MembershipEffect::Refused { from, why } => effects.push(Effect::Refused { peer: from, why }),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -106,6 +106,28 @@ fn the_code_stays_what_its_id_says() {
 }
 
 #[test]
+fn an_unusual_geometry_does_as_well() {
+    let (codec, block) = (Codec::new(), block(70_001, 11));
+    for geometry in [geometry(16, 16), geometry(31, 1), geometry(2, 30), geometry(1, 31), geometry(32, 0)] {
+        let shards = codec.encode(geometry, &block).unwrap();
+        let last: Vec<u8> = (geometry.parity..geometry.shards() as u8).collect();
+        assert_eq!(codec.decode(geometry, 70_001, pick(&shards, &last)).unwrap(), block);
+    }
+}
+
+#[test]
+fn one_codec_serves_all_tasks() {
+    let (codec, block) = (Codec::new(), block(1000, 9));
+    let shards = codec.encode(geometry(3, 2), &block).unwrap();
+    std::thread::scope(|scope| {
+        for kept in survivors(geometry(3, 2)) {
+            let (codec, block, shards) = (&codec, &block, pick(&shards, &kept));
+            scope.spawn(move || assert_eq!(&codec.decode(geometry(3, 2), 1000, shards).unwrap(), block));
+        }
+    });
+}
+
+#[test]
 fn what_does_not_fit_is_refused_with_the_reason() {
     let codec = Codec::new();
     let block = block(10, 1);

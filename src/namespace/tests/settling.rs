@@ -55,6 +55,27 @@ fn an_evicted_peer_is_not_waited_for_once_all_know() {
 }
 
 #[test]
+fn what_an_evicted_peer_did_before_it_was_known_is_kept_over_a_restart() {
+    let mut w = World::new(4);
+    w.meet();
+    w.meet();
+    let gone = w.peers[3].tag;
+    w.change(0, Change::Evict { peer: gone });
+    w.create(3, ROOT, "unaware");
+    w.send(0, 2);
+    w.send(3, 1);
+    w.send(0, 1);
+    w.send(1, 0);
+    assert_eq!(w.names(0, ROOT), ["unaware"]);
+    let again = Namespace::restore(w.ns(0).snapshot()).unwrap();
+    assert_same(w.ns(0), &again);
+    w.send(0, 2);
+    w.send(0, 1);
+    w.send(2, 1);
+    assert_eq!((w.names(2, ROOT), w.ns(0).unstable()), (vec!["unaware".to_owned()], 0));
+}
+
+#[test]
 fn reaped_inodes_are_forgotten_when_that_is_stable() {
     let mut w = World::new(2);
     let file = w.create(0, ROOT, "f");

@@ -306,9 +306,6 @@ impl Run {
             // Another wrote on top, and that is known here.
             handle = self.handle(at, handle.ino);
         }
-        if self.world.ns(at).inode(handle.ino).is_none() {
-            handle.ino = line;
-        }
         self.write(at, &mut handle, linked, y, z);
         if linked && !y.is_multiple_of(4) {
             self.handles[at].push(handle);

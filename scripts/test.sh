@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Every check there is. Needs root for the mounts and network namespaces of the tests.
+#   --full    sizes of a release: thousands of files, 1 GiB, every pair of dead machines
+#   --quick   no mounts: formats, lints, docs, unit and property tests
+set -euo pipefail
+source "$(dirname "$0")/setup.sh"
+
+mode=${1:-}
+case $mode in '' | --full | --quick) ;; *) fail "what is $mode? (--full or --quick, or nothing)" ;; esac
+
+needs_toolchain
+needs git=git
+started=$SECONDS
+summary=()
+
+step() {
+    local name=$1 from=$SECONDS
+    shift
+    say "$name"
+    if "$@"; then
+        summary+=("ok      $((SECONDS - from)) s  $name")
+    else
+        summary+=("FAILED  $((SECONDS - from)) s  $name")
+        finish 1
+    fi
+}
+
+finish() {
+    say "Summary"
+    printf '%s\n' "${summary[@]}"
+    printf 'in all %s s\n' $((SECONDS - started))
+    exit "$1"
+}
+
+docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet; }
+
+step "Format" cargo fmt --check
+step "Lints" cargo clippy --locked --all-targets --quiet -- -D warnings
+step "Documentation" docs
+
+if [ "$mode" = --quick ]; then
+    step "Unit and property tests" cargo test --locked --lib --bins --test architecture
+    finish 0
+fi
+
+[ "$(id -u)" = 0 ] || fail "the mount tests need root (mounts for all users, network namespaces): run this as root, or with --quick"
+needs_fuse
+needs ip=iproute2 nsenter=util-linux setfattr=attr rsync=rsync sqlite3=sqlite3 tar=tar timeout=coreutils
+if [ "$mode" = --full ]; then export SHOAL_TEST_FULL=1; fi
+
+# The harness holds back clusters itself: two at a time, however many threads there are.
+step "Unit, property and mount tests" cargo test --locked
+step "POSIX suites" ./scripts/posix.sh
+finish 0

@@ -1,0 +1,115 @@
+//! What people see: text, tables, sizes, progress.
+
+use crate::io::control::Progress;
+use anyhow::Context;
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::Write;
+
+/// For people, or for scripts.
+#[derive(clap::Args, Clone, Copy, Debug, Default)]
+pub struct Format {
+    /// Print JSON, for scripts
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Prints to standard output. Nobody reading any more (`| head`) is no error.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("standard output cannot be written")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints a value as JSON.
+pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(value).context("the report cannot be written as JSON")?;
+    print(&format!("{text}\n"))
+}
+
+/// An empty table with these headings.
+pub fn table(headings: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(headings);
+    table
+}
+
+/// Sets columns flush right.
+pub fn right(table: &mut Table, columns: &[usize]) {
+    for &column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+/// The table's lines, without the blanks around them.
+pub fn text(table: &Table) -> String {
+    let text = table.to_string();
+    let lines: Vec<&str> = text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end()).collect();
+    lines.join("\n")
+}
+
+/// A number of bytes for people.
+pub fn bytes(bytes: u64) -> String {
+    humansize::format_size(bytes, humansize::BINARY)
+}
+
+/// "1 file", "2 files".
+pub fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// A bar on the terminal for work of `total` bytes; nothing where nobody watches.
+pub fn bar(what: &str, total: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total), draw_target());
+    if let Ok(style) = ProgressStyle::with_template("  {msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message(what.to_owned());
+    bar
+}
+
+/// The same for work of `total` steps.
+pub fn steps(what: &str, total: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total), draw_target());
+    if let Ok(style) = ProgressStyle::with_template("  {msg} [{bar:30}] {pos}/{len}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message(what.to_owned());
+    bar
+}
+
+fn draw_target() -> ProgressDrawTarget {
+    use std::io::IsTerminal;
+    if std::io::stdout().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
+}
+
+/// Shows the progress that the peer reports, once there is some.
+#[derive(Default)]
+pub struct Watch(Option<ProgressBar>);
+
+impl Watch {
+    pub fn show(&mut self, progress: &Progress) {
+        let bar = self.0.get_or_insert_with(|| ProgressBar::with_draw_target(None, draw_target()));
+        let template = if progress.total > 0 { "{msg} [{bar:30}] {pos}/{len}" } else { "{msg}" };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        if progress.total > 0 {
+            bar.set_length(progress.total);
+        }
+        bar.set_position(progress.done);
+        bar.set_message(progress.text.clone());
+    }
+
+    pub fn clear(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! `shoal status`: plain words first, then the figures.
+
+use super::{LOOK_DEADLINE, ask, output, peers, unexpected};
+use crate::io::control::{ControlReply, ControlRequest, StatusReport};
+use output::{bytes, count};
+use std::path::Path;
+
+pub fn run(home: &Path, format: output::Format) -> anyhow::Result<()> {
+    match ask(home, &ControlRequest::Status, LOOK_DEADLINE)? {
+        ControlReply::Status(report) if format.json => output::print_json(&report),
+        ControlReply::Status(report) => output::print(&text(&report)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn text(report: &StatusReport) -> String {
+    let mut text = survival(report);
+    text += &format!(
+        "{} in {}: {} of files, {} stored on all machines together ({:.2} times), policy {}.\n",
+        count(report.files, "file", "files"),
+        count(report.directories, "directory", "directories"),
+        bytes(report.files_bytes),
+        bytes(report.stored_bytes),
+        report.overhead,
+        report.policy,
+    );
+    let alive = report.peers.iter().filter(|peer| peer.alive).count();
+    text += &format!("{alive} of {} reachable.", count(report.peers.len() as u64, "machine", "machines"));
+    if (report.peers_answered as usize) < alive {
+        text += &format!(" Only {} said what they store.", report.peers_answered);
+    }
+    text += &match report.mounts.as_slice() {
+        [] => " Not mounted on this one.\n".to_owned(),
+        mounts => format!(" Mounted here on {}.\n", mounts.join(" and ")),
+    };
+    let groups = report.groups;
+    text += &format!("Groups: {} cold, {} goldilocks, {} hot.\n\n", groups.cold, groups.goldilocks, groups.hot);
+    text += &peers::table(&report.peers);
+    text += &format!("\n\nshare {}\n", report.share);
+    text
+}
+
+/// What a person wants to know first.
+fn survival(report: &StatusReport) -> String {
+    let machines = |losses: u32| match losses {
+        1 => "any 1 machine".to_owned(),
+        losses => format!("any {losses} machines"),
+    };
+    let mut text = String::new();
+    if report.blocks_unreadable > 0 {
+        text += &format!(
+            "{} cannot be read now: too few of their shards are on reachable machines. Start the machines that are gone.\n",
+            count(report.blocks_unreadable, "block", "blocks")
+        );
+    } else if report.files == 0 {
+        text += "The share is empty.\n";
+    } else if report.survives_now > 0 {
+        text += &format!("Everything here survives the loss of {}.\n", machines(report.survives_now));
+    } else if report.peers.len() <= 1 {
+        text +=
+            "Nothing here survives the loss of this machine: it is the only one. Let another join with shoal invite.\n";
+    } else {
+        text += "Not everything here survives the loss of a machine.\n";
+    }
+    let groups = report.groups.cold + report.groups.goldilocks + report.groups.hot;
+    if report.groups.cold > 0 {
+        text += &format!(
+            "{} of {} cold: too few live participants on separate machines",
+            report.groups.cold,
+            count(groups, "group is", "groups are")
+        );
+        text += &match report.survives_healed {
+            healed if healed > report.survives_now => {
+                format!("; once whole again, everything survives the loss of {}.\n", machines(healed))
+            }
+            _ => ".\n".to_owned(),
+        };
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::control::{GroupCounts, PeerReport};
+
+    fn report(now: u32, healed: u32, cold: u64) -> StatusReport {
+        StatusReport {
+            files: 3,
+            survives_now: now,
+            survives_healed: healed,
+            groups: GroupCounts { cold, goldilocks: 4, hot: 0 },
+            peers: vec![PeerReport { alive: true, ..PeerReport::default() }; 6],
+            peers_answered: 6,
+            ..StatusReport::default()
+        }
+    }
+
+    #[test]
+    fn the_first_line_says_what_the_share_survives() {
+        let first = |report: &StatusReport| survival(report).lines().next().unwrap_or_default().to_owned();
+        assert_eq!(first(&report(2, 2, 0)), "Everything here survives the loss of any 2 machines.");
+        assert_eq!(first(&report(1, 2, 3)), "Everything here survives the loss of any 1 machine.");
+        assert_eq!(first(&report(0, 0, 0)), "Not everything here survives the loss of a machine.");
+        let alone = StatusReport { peers: vec![PeerReport::default()], ..report(0, 0, 0) };
+        assert!(first(&alone).contains("shoal invite"));
+        assert_eq!(first(&StatusReport { files: 0, ..report(2, 2, 0) }), "The share is empty.");
+        let lost = StatusReport { blocks_unreadable: 5, ..report(0, 2, 3) };
+        assert!(first(&lost).starts_with("5 blocks cannot be read now"), "{}", first(&lost));
+    }
+
+    #[test]
+    fn cold_groups_are_named_with_what_healing_brings() {
+        let said = survival(&report(1, 2, 3));
+        assert!(said.contains("3 of 7 groups are cold"), "{said}");
+        assert!(said.contains("once whole again, everything survives the loss of any 2 machines."), "{said}");
+        assert!(!survival(&report(2, 2, 0)).contains("cold"));
+    }
+
+    #[test]
+    fn the_page_has_the_figures() {
+        let page = StatusReport { files_bytes: 1 << 30, stored_bytes: 3 << 29, overhead: 1.5, ..report(2, 2, 0) };
+        let said = text(&page);
+        assert!(said.contains("3 files in 0 directories: 1 GiB of files, 1.50 GiB stored"), "{said}");
+        assert!(said.contains("(1.50 times)"), "{said}");
+        assert!(said.contains("6 of 6 machines reachable."), "{said}");
+    }
+}

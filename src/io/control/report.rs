@@ -1,0 +1,262 @@
+//! What the peer reports, in exactly the JSON shapes that scripts may rely on: fields are added, never renamed.
+
+use serde::{Deserialize, Serialize};
+
+/// `shoal status`: the share in one page.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// The share's id.
+    pub share: String,
+    /// The answering peer's id.
+    pub peer: String,
+    pub peers: Vec<PeerReport>,
+    pub groups: GroupCounts,
+    /// Any this many machines may be lost now, and everything can still be read.
+    pub survives_now: u32,
+    /// The same, once every cold group is whole again.
+    pub survives_healed: u32,
+    pub files_bytes: u64,
+    /// What the stores of all reachable peers take on disk for content, counted by them.
+    pub stored_bytes: u64,
+    /// `stored_bytes / files_bytes`, 0 for an empty share; always finite.
+    pub overhead: f64,
+    pub files: u64,
+    pub directories: u64,
+    /// Peers whose store is in `stored_bytes`.
+    pub peers_answered: u32,
+    /// Blocks with fewer reachable shards than a read needs.
+    pub blocks_unreadable: u64,
+    /// Absolute paths where the answering peer has the share mounted.
+    pub mounts: Vec<String>,
+    /// The root directory's policy.
+    pub policy: String,
+}
+
+/// Groups by state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct GroupCounts {
+    pub cold: u64,
+    pub goldilocks: u64,
+    pub hot: u64,
+}
+
+/// `shoal peers`: everyone on the roster.
+pub type PeersReport = Vec<PeerReport>;
+
+/// One peer, as the answering peer sees it.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct PeerReport {
+    pub id: String,
+    pub name: String,
+    /// `ADDRESS:PORT` it was last reached at, or announces.
+    pub address: String,
+    pub alive: bool,
+    /// This is the answering peer.
+    pub here: bool,
+    /// Declared zone; empty if none.
+    pub zone: String,
+    /// Machine identity; empty if unknown.
+    pub host: String,
+    /// What its store takes, can still take above its reserve, and the size of the file system; none if it did
+    /// not say.
+    pub stored_bytes: Option<u64>,
+    pub free_bytes: Option<u64>,
+    pub capacity_bytes: Option<u64>,
+}
+
+/// `shoal groups`.
+pub type GroupsReport = Vec<GroupReport>;
+
+/// One group and who sits in it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct GroupReport {
+    pub id: String,
+    pub policy: String,
+    /// `cold`, `goldilocks` or `hot`.
+    pub state: String,
+    /// How many blocks it holds.
+    pub blocks: u64,
+    pub slots: Vec<SlotReport>,
+    /// `K+M`, or the number of copies.
+    pub geometry: String,
+    /// Any this many machines may be lost now, and its blocks can still be read; none: they cannot be read now.
+    pub survives_now: Option<u32>,
+}
+
+/// One slot of a group.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SlotReport {
+    pub slot: u32,
+    pub participants: Vec<AliveParticipant>,
+}
+
+/// A peer seated in a slot.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct AliveParticipant {
+    pub peer: String,
+    pub alive: bool,
+}
+
+/// `shoal where`: which peers hold a file.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct WhereReport {
+    /// Absolute in the share; bytes that are no UTF-8 show as replacement characters.
+    pub path: String,
+    pub size: u64,
+    pub policy: String,
+    /// Bytes that lie in the namespace itself, which every peer has.
+    pub inline_bytes: u64,
+    /// In the order of the file; holes have none.
+    pub blocks: Vec<BlockReport>,
+    /// `file`, `directory`, `symlink` or `special`.
+    pub kind: String,
+}
+
+/// One block of a file.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BlockReport {
+    pub index: u64,
+    /// Its name: the hash of its content.
+    pub block: String,
+    pub bytes: u64,
+    pub group: String,
+    /// The group's state.
+    pub state: String,
+    pub shards: Vec<ShardReport>,
+}
+
+/// One shard of a block and who should have it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ShardReport {
+    pub slot: u32,
+    pub peer: String,
+    pub alive: bool,
+}
+
+/// `shoal policy`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PolicyReport {
+    pub path: String,
+    pub policy: String,
+    /// It is not set here but comes from a directory above, or is the share's default.
+    pub inherited: bool,
+}
+
+/// The counters of all reachable peers, summed. They only grow, save `stored_bytes` and `resident_bytes`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct StatsReport {
+    /// Bytes on disk for content.
+    pub stored_bytes: u64,
+    /// Bytes of network packets sent and received since the processes started.
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    /// Processor time used since the processes started, in microseconds.
+    pub cpu_us: u64,
+    /// Memory the processes hold now.
+    pub resident_bytes: u64,
+    /// Peers whose counters are in the sums.
+    pub peers_answered: u32,
+    /// Peers that were alive and asked.
+    pub peers_asked: u32,
+}
+
+/// A place where the answering peer has the share mounted.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MountReport {
+    pub mountpoint: super::ByteText,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// Every field of `promised` is in `made` with the same value.
+    fn keeps(promised: &Value, made: &Value) -> bool {
+        match (promised, made) {
+            (Value::Object(promised), Value::Object(made)) => {
+                promised.iter().all(|(key, value)| made.get(key).is_some_and(|m| keeps(value, m)))
+            }
+            (Value::Array(promised), Value::Array(made)) => {
+                promised.len() == made.len() && promised.iter().zip(made).all(|(p, m)| keeps(p, m))
+            }
+            _ => promised == made,
+        }
+    }
+
+    #[test]
+    fn status_has_the_promised_shape() {
+        let report = StatusReport {
+            share: "s".into(),
+            peer: "p000001".into(),
+            peers: vec![PeerReport {
+                id: "p000001".into(),
+                name: "one".into(),
+                address: "10.0.0.1:7310".into(),
+                alive: true,
+                here: true,
+                ..PeerReport::default()
+            }],
+            groups: GroupCounts { cold: 1, goldilocks: 2, hot: 0 },
+            survives_now: 1,
+            survives_healed: 2,
+            files_bytes: 100,
+            stored_bytes: 150,
+            overhead: 1.5,
+            ..StatusReport::default()
+        };
+        let promised = json!({
+            "share": "s", "peer": "p000001",
+            "peers": [{"id": "p000001", "name": "one", "address": "10.0.0.1:7310", "alive": true, "here": true}],
+            "groups": {"cold": 1, "goldilocks": 2, "hot": 0},
+            "survives_now": 1, "survives_healed": 2, "files_bytes": 100, "stored_bytes": 150, "overhead": 1.5,
+        });
+        let made = serde_json::to_value(&report).unwrap();
+        assert!(keeps(&promised, &made), "{made}");
+        assert_eq!(serde_json::from_value::<StatusReport>(made).unwrap(), report);
+    }
+
+    #[test]
+    fn where_has_the_promised_shape() {
+        let report = WhereReport {
+            path: "/a".into(),
+            size: 5,
+            policy: "rs:4+2".into(),
+            blocks: vec![BlockReport {
+                index: 0,
+                block: "ab".into(),
+                bytes: 5,
+                group: "g1".into(),
+                state: "cold".into(),
+                shards: vec![ShardReport { slot: 0, peer: "p000001".into(), alive: false }],
+            }],
+            ..WhereReport::default()
+        };
+        let promised = json!({
+            "path": "/a", "size": 5, "policy": "rs:4+2", "inline_bytes": 0,
+            "blocks": [{"index": 0, "block": "ab", "bytes": 5, "group": "g1", "state": "cold",
+                "shards": [{"slot": 0, "peer": "p000001", "alive": false}]}],
+        });
+        let made = serde_json::to_value(&report).unwrap();
+        assert!(keeps(&promised, &made), "{made}");
+    }
+
+    #[test]
+    fn groups_have_the_promised_shape() {
+        let report: GroupsReport = vec![GroupReport {
+            id: "g1".into(),
+            policy: "replicate:3".into(),
+            state: "goldilocks".into(),
+            blocks: 7,
+            slots: vec![SlotReport {
+                slot: 2,
+                participants: vec![AliveParticipant { peer: "p000001".into(), alive: true }],
+            }],
+            ..GroupReport::default()
+        }];
+        let promised = json!([{"id": "g1", "policy": "replicate:3", "state": "goldilocks", "blocks": 7,
+            "slots": [{"slot": 2, "participants": [{"peer": "p000001", "alive": true}]}]}]);
+        let made = serde_json::to_value(&report).unwrap();
+        assert!(keeps(&promised, &made), "{made}");
+    }
+}

@@ -1,0 +1,122 @@
+//! The commands of people, carried out by the running peer.
+
+use super::Daemon;
+use super::{invite, report};
+use crate::io::control::{Commands, ControlReply, ControlRequest, PolicyReport, ProgressSink, StatsReport};
+use crate::namespace::Change;
+use crate::policy::Policy;
+use crate::volume::ports::{BoxFuture, Control};
+use crate::wire::{PeerStats, Request, Response};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long another peer may take over a question of ours.
+const ASK_DEADLINE: Duration = Duration::from_secs(5);
+
+impl Commands for Daemon {
+    fn run(&self, request: ControlRequest, progress: ProgressSink) -> BoxFuture<'_, Result<ControlReply, String>> {
+        Box::pin(self.carry_out(request, progress))
+    }
+}
+
+impl Daemon {
+    async fn carry_out(&self, request: ControlRequest, progress: ProgressSink) -> Result<ControlReply, String> {
+        match request {
+            ControlRequest::Ping => Ok(ControlReply::Pong {
+                pid: std::process::id(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                peer: self.host.me().to_string(),
+            }),
+            ControlRequest::Mount { mountpoint } => {
+                self.mount(&mountpoint.to_path()).map(|()| ControlReply::Done).map_err(|error| error.to_string())
+            }
+            ControlRequest::Unmount { mountpoint } => {
+                progress.report("flushing", 0, 0);
+                self.unmount(&mountpoint.to_path()).await.map(|()| ControlReply::Done)
+            }
+            ControlRequest::Stop => {
+                progress.report("flushing", 0, 0);
+                self.finish().await.map(|()| ControlReply::Done)
+            }
+            ControlRequest::Status => {
+                let stats = self.all_stats().await;
+                let mounts = self.mountpoints().iter().map(|path| path.display().to_string()).collect();
+                Ok(ControlReply::Status(report::status(&self.host, &stats, mounts)))
+            }
+            ControlRequest::Peers => Ok(ControlReply::Peers(report::peers(&self.host))),
+            ControlRequest::Groups => Ok(ControlReply::Groups(report::groups(&self.host))),
+            ControlRequest::Where { path } => report::locate(&self.host, &path.0).map(ControlReply::Where),
+            ControlRequest::Policy { path, set } => {
+                self.policy(&path.0, set.as_deref()).await.map(ControlReply::Policy)
+            }
+            ControlRequest::Invite { expires_secs, uses } => {
+                invite::issue(&self.invitations, &self.host, expires_secs, uses)
+                    .map(|ticket| ControlReply::Invite { ticket })
+            }
+            ControlRequest::Stats => Ok(ControlReply::Stats(self.all_stats().await)),
+            ControlRequest::DropCaches => {
+                self.volume.drop_caches();
+                self.ask_all(Request::DropCaches).await;
+                Ok(ControlReply::Done)
+            }
+            ControlRequest::WhichMounts => Ok(ControlReply::Mounts(report::mounts(self.mountpoints()))),
+        }
+    }
+
+    async fn policy(&self, path: &[u8], set: Option<&str>) -> Result<PolicyReport, String> {
+        let shown = String::from_utf8_lossy(path).into_owned();
+        let ino = self.host.namespace().resolve(path).ok_or_else(|| report::no_such_path(path))?;
+        if let Some(text) = set {
+            let policy: Policy = text.parse().map_err(|error: crate::policy::PolicyError| error.to_string())?;
+            let change = Change::SetPolicy { ino, policy: Some(policy) };
+            let seq = self.host.change(&mut |_| Ok(vec![change.clone()])).map_err(|error| error.to_string())?;
+            self.host
+                .settle(seq, false)
+                .await
+                .map_err(|error| format!("the policy was set here, but not everywhere: {error}"))?;
+        }
+        let namespace = self.host.namespace();
+        let own = namespace.inode(ino).and_then(|inode| inode.policy);
+        Ok(PolicyReport { path: shown, policy: namespace.policy(ino).to_string(), inherited: own.is_none() })
+    }
+
+    /// Asks every live peer but this one, all at once; those that do not answer are left out.
+    async fn ask_all(&self, request: Request) -> Vec<Response> {
+        let Some(network) = self.host.network() else { return Vec::new() };
+        let live = self.host.candidates().into_iter().filter(|peer| peer.alive && peer.peer != self.host.me());
+        let asked: Vec<_> = live
+            .map(|peer| {
+                let (network, request) = (Arc::clone(network), request.clone());
+                tokio::spawn(async move { network.request(peer.peer, request, Bytes::new(), ASK_DEADLINE).await })
+            })
+            .collect();
+        let mut answers = Vec::new();
+        for answer in asked {
+            if let Ok(Ok((response, _))) = answer.await {
+                answers.push(response);
+            }
+        }
+        answers
+    }
+
+    async fn all_stats(&self) -> StatsReport {
+        let mut all = vec![super::own_stats(&self.host)];
+        for response in self.ask_all(Request::Stats).await {
+            if let Response::Stats(stats) = response {
+                all.push(stats);
+            }
+        }
+        let alive = self.host.candidates().iter().filter(|peer| peer.alive).count();
+        let sum = |of: fn(&PeerStats) -> u64| all.iter().map(of).sum();
+        StatsReport {
+            stored_bytes: sum(|stats| stats.usage.stored),
+            sent_bytes: sum(|stats| stats.sent_bytes),
+            received_bytes: sum(|stats| stats.received_bytes),
+            cpu_us: sum(|stats| stats.cpu_us),
+            resident_bytes: sum(|stats| stats.resident_bytes),
+            peers_answered: all.len() as u32,
+            peers_asked: alive as u32,
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! The shell around the peer core: takes events in, carries effects out, answers the data path.
+//!
+//! One lock (`core`) orders everything: an event is handled and its effects carried out under it, so that ops
+//! are logged and sent in the order they were stamped. Carrying out is quick: an append to the log file, a push
+//! on a bounded queue. The namespace has a lock of its own, for readers; whoever writes it holds `core` first.
+
+use crate::id::{Ino, PeerTag, ShareId};
+use crate::io::quic::{Network, RosterPeer};
+use crate::io::store::OpLog;
+use crate::namespace::{Change, Key, Namespace, PeerRecord, VersionVector};
+use crate::peer::{Effect, Event, Peer, Timer};
+use crate::time::WallTime;
+use crate::volume::ports::{BoxFuture, Candidate, Control, Errno, ShardStore, StoreUsage};
+use crate::wire::ControlMessage;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The longest a change waits for the other peers. Dead ones are found out within seconds and no longer waited
+/// for, so running into this means a live peer that does not answer.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A running peer.
+pub struct Host {
+    this: Weak<Host>,
+    me: PeerTag,
+    share: ShareId,
+    core: Mutex<Peer>,
+    namespace: RwLock<Namespace>,
+    /// What the core thinks of the peers, for those who must not wait for it: they may hold the namespace, which
+    /// whoever holds the core may be waiting for.
+    view: RwLock<BTreeMap<PeerTag, Seen>>,
+    log: Arc<OpLog>,
+    store: Arc<dyn ShardStore>,
+    network: OnceLock<Arc<Network>>,
+    runtime: tokio::runtime::Handle,
+    settled: tokio::sync::Notify,
+    /// The counter of the next number drawn.
+    next_number: AtomicU64,
+    timers: Mutex<Timers>,
+    timer_set: tokio::sync::Notify,
+    telling_roster: Mutex<()>,
+    /// Told which records other machines changed.
+    on_remote_change: OnceLock<Box<dyn Fn(BTreeSet<Key>) + Send + Sync>>,
+    stopping: AtomicBool,
+}
+
+impl Host {
+    /// A host whose network is still to be [`Host::connect`]ed.
+    pub fn new(
+        share: ShareId,
+        core: Peer,
+        namespace: Namespace,
+        log: Arc<OpLog>,
+        store: Arc<dyn ShardStore>,
+    ) -> Arc<Host> {
+        let me = core.me();
+        let next_number = AtomicU64::new(namespace.counter(me) + 1);
+        Arc::new_cyclic(|this| Host {
+            this: this.clone(),
+            me,
+            share,
+            core: Mutex::new(core),
+            namespace: RwLock::new(namespace),
+            view: RwLock::default(),
+            log,
+            store,
+            network: OnceLock::new(),
+            runtime: tokio::runtime::Handle::current(),
+            settled: tokio::sync::Notify::new(),
+            next_number,
+            timers: Mutex::default(),
+            timer_set: tokio::sync::Notify::new(),
+            telling_roster: Mutex::new(()),
+            on_remote_change: OnceLock::new(),
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    /// Gives it its network and carries out the first effects.
+    pub fn connect(&self, network: Arc<Network>, effects: Vec<Effect>) {
+        let _ = self.network.set(network);
+        let mut core = self.core.lock();
+        self.carry_out(&mut core, effects);
+        drop(core);
+        self.tell_roster();
+        self.runtime.spawn(run_timers(self.this.clone()));
+    }
+
+    /// Who is told what other machines change; once.
+    pub fn on_remote_change(&self, listener: Box<dyn Fn(BTreeSet<Key>) + Send + Sync>) {
+        let _ = self.on_remote_change.set(listener);
+    }
+
+    pub fn share(&self) -> ShareId {
+        self.share
+    }
+
+    pub fn network(&self) -> Option<&Arc<Network>> {
+        self.network.get()
+    }
+
+    pub fn store(&self) -> &Arc<dyn ShardStore> {
+        &self.store
+    }
+
+    /// What the peer last said of its store.
+    pub fn usage(&self, peer: PeerTag) -> Option<StoreUsage> {
+        self.view.read().get(&peer).and_then(|seen| seen.usage)
+    }
+
+    /// The namespace, to be changed by what is no op (a checkpoint's marks).
+    pub fn with_namespace_mut<R>(&self, change: impl FnOnce(&mut Namespace) -> R) -> R {
+        let _core = self.core.lock();
+        change(&mut self.namespace.write())
+    }
+
+    /// Whether some peer said what it has, and everything that was said is here.
+    pub fn has_caught_up(&self) -> bool {
+        let core = self.core.lock();
+        core.has_caught_up(&self.namespace.read())
+    }
+
+    /// Handles an event and carries out what follows.
+    pub fn handle(&self, event: Event) {
+        match &event {
+            Event::Usage(usage) => self.view.write().entry(self.me).or_default().usage = Some(*usage),
+            Event::Control { from, message: ControlMessage::Load { usage } } => {
+                self.view.write().entry(*from).or_default().usage = Some(*usage);
+            }
+            _ => {}
+        }
+        let mut core = self.core.lock();
+        let effects = core.handle(&mut self.namespace.write(), event, self.now());
+        self.carry_out(&mut core, effects);
+    }
+
+    /// From now on timers run out unheard.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    fn carry_out(&self, _core: &mut Peer, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Persist(ops) => {
+                    if let Err(error) = self.log.append(&ops) {
+                        // Going on would acknowledge what a restart forgets.
+                        tracing::error!("the op log cannot be written: {error}; this peer stops");
+                        std::process::abort();
+                    }
+                }
+                Effect::SyncLog => self.sync_log(),
+                Effect::SendControl { to, message } => {
+                    if let Some(network) = self.network.get() {
+                        // Where it fails the connection is gone or going, and the next one begins with Hello.
+                        let _ = network.send_control(to, &message);
+                    }
+                }
+                Effect::SendDatagram { to, bytes } => {
+                    if let Some(network) = self.network.get() {
+                        network.send_datagram(to, bytes);
+                    }
+                }
+                Effect::SetTimer { after, timer } => self.set_timer(after, timer),
+                Effect::Invalidate(keys) => {
+                    if let Some(listener) = self.on_remote_change.get() {
+                        listener(keys);
+                    }
+                }
+                Effect::RosterChanged => self.tell_roster(),
+                Effect::Alive { peer, alive } => {
+                    tracing::info!(%peer, "is {}", if alive { "alive" } else { "dead" });
+                    self.view.write().entry(peer).or_default().alive = alive;
+                    if let Some(network) = self.network.get() {
+                        network.set_alive(peer, alive);
+                    }
+                }
+                Effect::Settled => self.settled.notify_waiters(),
+                Effect::Refused { peer, why } => tracing::debug!(%peer, "a datagram was refused: {why}"),
+                Effect::Misbehaved { peer, how } => {
+                    tracing::warn!(%peer, "cut off: {how}");
+                    if let Some(network) = self.network.get() {
+                        network.disconnect(peer, &how);
+                    }
+                }
+            }
+        }
+    }
+
+    fn set_timer(&self, after: Duration, timer: Timer) {
+        let mut timers = self.timers.lock();
+        timers.set += 1;
+        let key = (tokio::time::Instant::now() + after, timers.set);
+        timers.due.insert(key, timer);
+        self.timer_set.notify_one();
+    }
+
+    fn sync_log(&self) {
+        let this = self.this.clone();
+        let log = self.log.clone();
+        // Every op of this vector was appended before, since `core` is held.
+        let vector: VersionVector = self.namespace.read().vector().clone();
+        let position = log.position();
+        self.runtime.spawn(async move {
+            match log.sync(position).await {
+                Ok(()) => {
+                    if let Some(host) = this.upgrade() {
+                        host.handle(Event::LogDurable(vector));
+                    }
+                }
+                Err(error) => tracing::error!("the op log cannot be brought to stable storage: {error}"),
+            }
+        });
+    }
+
+    /// From a task of its own: the network calls us with locks held that it needs for this.
+    fn tell_roster(&self) {
+        let this = self.this.clone();
+        self.runtime.spawn_blocking(move || {
+            let Some(host) = this.upgrade() else { return };
+            let Some(network) = host.network.get() else { return };
+            // Read under the lock, so that of two tellings the later one tells the later roster.
+            let _telling = host.telling_roster.lock();
+            let roster = host.roster();
+            network.set_roster(roster);
+        });
+    }
+
+    /// The roster as the network wants it.
+    pub fn roster(&self) -> Vec<RosterPeer> {
+        let namespace = self.namespace.read();
+        namespace
+            .peers()
+            .map(|(_, record)| RosterPeer { key: record.key, addresses: record.addresses.clone() })
+            .collect()
+    }
+}
+
+/// What is known of a peer.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    alive: bool,
+    usage: Option<StoreUsage>,
+}
+
+/// The timers that run, by when they run out and in which order they were set.
+#[derive(Default)]
+struct Timers {
+    due: BTreeMap<(tokio::time::Instant, u64), Timer>,
+    set: u64,
+}
+
+/// Hands timers back in the order in which they run out, until the host stops.
+async fn run_timers(host: Weak<Host>) {
+    loop {
+        let Some(this) = host.upgrade() else { return };
+        if this.stopping.load(Ordering::Relaxed) {
+            return;
+        }
+        let next = this.timers.lock().due.first_key_value().map(|(key, _)| *key);
+        let now = tokio::time::Instant::now();
+        match next {
+            Some(key) if key.0 <= now => {
+                let timer = this.timers.lock().due.remove(&key);
+                if let Some(timer) = timer {
+                    this.handle(Event::Timer(timer));
+                }
+            }
+            // A bounded wait, so that a host that nobody holds any more is let go.
+            _ => {
+                let until = next.map_or(now + Duration::from_secs(1), |key| key.0);
+                let _ = tokio::time::timeout_at(until, this.timer_set.notified()).await;
+            }
+        }
+    }
+}
+
+impl Control for Host {
+    fn me(&self) -> PeerTag {
+        self.me
+    }
+
+    fn namespace(&self) -> RwLockReadGuard<'_, Namespace> {
+        self.namespace.read()
+    }
+
+    fn change(&self, plan: &mut dyn FnMut(&Namespace) -> Result<Vec<Change>, Errno>) -> Result<u64, Errno> {
+        let mut core = self.core.lock();
+        let changes = plan(&self.namespace.read())?;
+        if changes.is_empty() {
+            return Ok(0);
+        }
+        let (seq, effects) = core.change(&mut self.namespace.write(), changes, self.now());
+        self.carry_out(&mut core, effects);
+        Ok(seq)
+    }
+
+    fn settle(&self, seq: u64, durable: bool) -> BoxFuture<'_, Result<(), Errno>> {
+        Box::pin(async move {
+            let deadline = tokio::time::Instant::now() + SETTLE_DEADLINE;
+            if durable {
+                let mut core = self.core.lock();
+                let effects = core.request_durable(seq);
+                self.carry_out(&mut core, effects);
+            }
+            loop {
+                let news = self.settled.notified();
+                tokio::pin!(news);
+                news.as_mut().enable();
+                if self.core.lock().is_settled(seq, durable) {
+                    return Ok(());
+                }
+                if tokio::time::timeout_at(deadline, news).await.is_err() {
+                    let peers = self.core.lock().unsettled(seq);
+                    tracing::error!("change {seq} was not acknowledged within {SETTLE_DEADLINE:?} by {peers:?}");
+                    return Err(Errno(libc::EIO));
+                }
+            }
+        })
+    }
+
+    fn new_number(&self) -> u64 {
+        Ino::new(self.me, self.next_number.fetch_add(1, Ordering::Relaxed)).0
+    }
+
+    fn candidates(&self) -> Vec<Candidate> {
+        // Recursive: the caller may hold the namespace already.
+        let namespace = self.namespace.read_recursive();
+        let view = self.view.read();
+        let candidate = |(peer, record): (PeerTag, &PeerRecord)| {
+            let seen = view.get(&peer).copied().unwrap_or_default();
+            Candidate {
+                peer,
+                alive: seen.alive || peer == self.me,
+                zone: record.zone.clone(),
+                address: record.addresses.first().map(|address| address.ip()),
+                host: record.host.clone(),
+                free: seen.usage.map_or(u64::MAX, |usage| usage.free),
+            }
+        };
+        namespace.peers().map(candidate).collect()
+    }
+
+    fn is_alive(&self, peer: PeerTag) -> bool {
+        peer == self.me || self.view.read().get(&peer).is_some_and(|seen| seen.alive)
+    }
+
+    fn random(&self) -> u64 {
+        rand::random()
+    }
+
+    fn now(&self) -> WallTime {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        WallTime(since.as_nanos() as i64)
+    }
+}

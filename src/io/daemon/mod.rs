@@ -1,0 +1,341 @@
+//! The running peer: every device wired to the cores. The only place where devices meet.
+
+mod commands;
+mod handler;
+mod host;
+mod invite;
+mod machine;
+mod persist;
+mod report;
+mod setup;
+mod snapshot;
+
+pub use setup::{InitOptions, InitReport, JoinOptions, JoinReport, init, join};
+
+use crate::config::Config;
+use crate::io::control;
+use crate::io::fuse::{self, Invalidation, MountError, Mounted};
+use crate::io::quic::{Identity, Network};
+use crate::io::store::{Home, Shards, ShardsOptions};
+use crate::namespace::{Change, Key, Namespace};
+use crate::overlay::{self, Member, Membership};
+use crate::peer::{Event, Peer};
+use crate::volume::ports::{Control, ShardNetwork, ShardStore};
+use crate::volume::{Volume, VolumeSettings};
+use crate::wire::PeerStats;
+use anyhow::Context;
+use handler::PeerHandler;
+use host::Host;
+use invite::Invitations;
+use parking_lot::Mutex;
+use persist::Persistence;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+/// How often the store's figures are told to the core, and a checkpoint is considered.
+const UPKEEP: Duration = Duration::from_secs(2);
+/// The longest a stop waits for people's data to be safe before it says that it is not.
+const FINISH_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long an unmount waits for programs to close their files.
+const LET_GO_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How long a peer that comes back from a power cut waits for the first other one.
+const HEAR_DEADLINE: Duration = Duration::from_secs(15);
+
+/// How to run a peer.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Mount there before being ready.
+    pub mountpoint: Option<PathBuf>,
+    /// Settings that win over `config.toml`: name and value.
+    pub overrides: Vec<(String, String)>,
+}
+
+/// A running peer with its mounts.
+struct Daemon {
+    this: Weak<Daemon>,
+    host: Arc<Host>,
+    volume: Volume,
+    invitations: Arc<Invitations>,
+    persistence: Persistence,
+    mounts: Mutex<BTreeMap<PathBuf, Arc<Mounted>>>,
+    mount_options: fuse::MountOptions,
+    stopped: tokio::sync::watch::Sender<bool>,
+}
+
+/// Runs the peer of `home` until it is told to stop. `ready` is called once it answers commands, and its mount,
+/// if any, answers.
+pub fn run(home: &Path, options: RunOptions, ready: impl FnOnce()) -> anyhow::Result<()> {
+    crate::erasure::check_cpu().map_err(anyhow::Error::msg)?;
+    let home = Home::open(home)?;
+    let config = Config::with(&home.paths().config(), &options.overrides)?;
+    // Two workers serve the network and the data path; hashing and the disk have threads of their own.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(run_in(&home, config, options.mountpoint, ready));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    // Last: that its lock was let go of in order says that the log was brought to stable storage.
+    drop(home);
+    result
+}
+
+async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready: impl FnOnce()) -> anyhow::Result<()> {
+    let identity = Identity::from_pkcs8(home.key())?;
+    let me = identity.key().tag();
+    let (namespace, persistence) = Persistence::open(home, me)?;
+    let own = setup::own_record(home, &namespace, me)?;
+    let options = ShardsOptions { me, reserve: Some(machine::reserve(home.paths().root(), &config)) };
+    let store: Arc<dyn ShardStore> = Arc::new(Shards::open(&home.paths().shards(), options)?);
+    let now = setup::now();
+    let member = Member::starting(me, now);
+    let membership = Membership::new(member, overlay::Settings::within(config.detection), rand::random());
+    let share = home.share();
+    let (core, effects) = Peer::start(me, share, membership, &namespace);
+    let host = Host::new(share, core, namespace, persistence.log().clone(), store.clone());
+    let invitations = Arc::new(Invitations::open(home.paths().root(), share)?);
+    let handler =
+        Arc::new(PeerHandler { host: host.clone(), invitations: invitations.clone(), volume: OnceLock::new() });
+    // With nobody to connect to: the host has to have its network before the first peer is greeted.
+    let network = Network::start(setup::quic_settings(&config), identity, Vec::new(), handler.clone())?;
+    host.connect(network.clone(), effects);
+    host.handle(Event::Usage(store.usage()));
+    if home.lost_power() {
+        hear_of_own_ops(&host).await;
+    }
+    let record = setup::record(&config, own.key);
+    if record != own {
+        host.change(&mut |_| Ok(vec![Change::Admit { peer: record.clone() }]))?;
+    }
+
+    let control: Arc<dyn Control> = host.clone();
+    let shards: Arc<dyn ShardNetwork> = network.clone();
+    let volume = Volume::new(control, store.clone(), shards, volume_settings(&config));
+    let _ = handler.volume.set(volume.clone());
+    let daemon = Arc::new_cyclic(|this| Daemon {
+        this: this.clone(),
+        host: host.clone(),
+        volume,
+        invitations,
+        persistence,
+        mounts: Mutex::default(),
+        mount_options: fuse::MountOptions::default(),
+        stopped: tokio::sync::watch::channel(false).0,
+    });
+    daemon.listen_for_changes();
+    daemon.reap_orphans();
+    let server = control::serve(&home.paths().control_socket(), daemon.clone())?;
+    if let Some(mountpoint) = mountpoint {
+        daemon.mount(&mountpoint)?;
+    }
+    tokio::spawn(upkeep(Arc::downgrade(&daemon)));
+    ready();
+
+    let outcome = daemon.until_stopped().await;
+    server.close().await;
+    host.stop();
+    network.shutdown().await;
+    outcome
+}
+
+/// After a power cut this disk may lack the last ops this peer made, while others have them. They are taken back
+/// before a new op could be given one of their numbers.
+async fn hear_of_own_ops(host: &Host) {
+    if host.roster().len() < 2 {
+        return;
+    }
+    tracing::info!("the power was cut: hearing first what the other peers have of this one");
+    let deadline = tokio::time::Instant::now() + HEAR_DEADLINE;
+    let mut poll = tokio::time::interval(Duration::from_millis(50));
+    while !host.has_caught_up() {
+        if tokio::time::Instant::now() > deadline {
+            tracing::warn!("no other peer answers within {HEAR_DEADLINE:?}; going on with what this disk has");
+            return;
+        }
+        poll.tick().await;
+    }
+}
+
+fn volume_settings(config: &Config) -> VolumeSettings {
+    VolumeSettings {
+        dirty_bytes: config.dirty_bytes,
+        cache_bytes: config.cache_bytes,
+        read_ahead_blocks: config.read_ahead_blocks as usize,
+        hedge: config.hedge,
+        ..VolumeSettings::default()
+    }
+}
+
+impl Daemon {
+    /// Serves until a signal or a `stop` command; then everything is made safe.
+    async fn until_stopped(&self) -> anyhow::Result<()> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut stopped = self.stopped.subscribe();
+        tokio::select! {
+            _ = terminate.recv() => self.finish().await.map_err(anyhow::Error::msg),
+            _ = interrupt.recv() => self.finish().await.map_err(anyhow::Error::msg),
+            _ = stopped.wait_for(|stopped| *stopped) => Ok(()),
+        }
+    }
+
+    fn mount(&self, mountpoint: &Path) -> Result<(), MountError> {
+        let mounted =
+            Mounted::mount(self.volume.clone(), mountpoint, tokio::runtime::Handle::current(), &self.mount_options)?;
+        let mounted = Arc::new(mounted);
+        let path = mounted.mountpoint().to_owned();
+        self.mounts.lock().insert(path.clone(), mounted.clone());
+        let this = self.this.clone();
+        // Somebody may run umount: what that leaves is written out, and the mount forgotten.
+        tokio::spawn(async move {
+            mounted.ended().await;
+            if let Some(daemon) = this.upgrade() {
+                daemon.mounts.lock().remove(&path);
+                if let Err(failed) = daemon.volume.flush_all(false).await {
+                    tracing::error!("{}", unsafe_files(&daemon.host, &failed));
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn unmount(&self, mountpoint: &Path) -> Result<(), String> {
+        let canonical = mountpoint.canonicalize().unwrap_or_else(|_| mountpoint.to_owned());
+        let mounted = self.mounts.lock().get(&canonical).cloned();
+        let Some(mounted) = mounted else { return Err(MountError::NotMounted(mountpoint.to_owned()).to_string()) };
+        let flushed = self.flush().await;
+        self.let_go(&mounted).await?;
+        self.flush().await.and(flushed)
+    }
+
+    async fn let_go(&self, mounted: &Arc<Mounted>) -> Result<(), String> {
+        let (mount, path) = (mounted.clone(), mounted.mountpoint().to_owned());
+        let unmounted = tokio::task::spawn_blocking(move || mount.unmount()).await;
+        unmounted.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        self.mounts.lock().remove(&path);
+        if tokio::time::timeout(LET_GO_DEADLINE, mounted.ended()).await.is_err() {
+            tracing::warn!(
+                "programs still have files of {} open; what they write from now on is not waited for",
+                path.display()
+            );
+        }
+        Ok(())
+    }
+
+    async fn flush(&self) -> Result<(), String> {
+        match tokio::time::timeout(FINISH_DEADLINE, self.volume.flush_all(true)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(failed)) => Err(unsafe_files(&self.host, &failed)),
+            Err(_) => Err(format!(
+                "writing everything out took longer than {FINISH_DEADLINE:?}; what was written since the last close or fsync may be lost"
+            )),
+        }
+    }
+
+    fn mountpoints(&self) -> Vec<PathBuf> {
+        self.mounts.lock().keys().cloned().collect()
+    }
+
+    /// Makes everything safe, lets go of the mounts, tells the others and ends `until_stopped`. The error says
+    /// what is not safe; the peer stops all the same.
+    async fn finish(&self) -> Result<(), String> {
+        let mut outcome = self.flush().await;
+        let mounts: Vec<Arc<Mounted>> = self.mounts.lock().values().cloned().collect();
+        for mounted in mounts {
+            outcome = outcome.and(self.let_go(&mounted).await);
+        }
+        outcome = outcome.and(self.flush().await);
+        self.host.handle(Event::Leaving);
+        let checkpoint = self.persistence.checkpoint(&self.host, true).await;
+        outcome = outcome.and(checkpoint.map_err(|error| format!("{error:#}")));
+        let _ = self.stopped.send(true);
+        outcome
+    }
+
+    /// Passes on what other machines change: to the volume, and to the kernel through every mount.
+    fn listen_for_changes(&self) {
+        let this = self.this.clone();
+        self.host.on_remote_change(Box::new(move |keys| {
+            if let Some(daemon) = this.upgrade() {
+                daemon.changed_elsewhere(&keys);
+            }
+        }));
+    }
+
+    fn changed_elsewhere(&self, keys: &BTreeSet<Key>) {
+        let mut stale = Vec::new();
+        let mut inodes = BTreeSet::new();
+        for key in keys {
+            match key {
+                Key::Entry(parent, name) => {
+                    stale.push(Invalidation::Entry(*parent, name.clone()));
+                    inodes.insert(*parent);
+                }
+                Key::Inode(ino) | Key::Extent(ino, _) | Key::Xattr(ino, _) => {
+                    inodes.insert(*ino);
+                }
+                _ => {}
+            }
+        }
+        for ino in &inodes {
+            self.volume.invalidated(*ino);
+            stale.push(Invalidation::Inode(*ino));
+        }
+        for mounted in self.mounts.lock().values() {
+            mounted.invalidator().send(stale.clone());
+        }
+    }
+
+    /// Forgets the files that were open here without a name when this peer last stopped.
+    fn reap_orphans(&self) {
+        let me = self.host.me();
+        let reaped = self.host.change(&mut |namespace: &Namespace| {
+            Ok(namespace.orphans_of(me).into_iter().map(|ino| Change::Reap { ino }).collect())
+        });
+        if let Err(error) = reaped {
+            tracing::warn!("orphans of the last run stay: {error}");
+        }
+    }
+}
+
+/// Which files are not safe, in one line.
+fn unsafe_files(host: &Host, failed: &[(crate::id::Ino, crate::volume::ports::Errno)]) -> String {
+    let namespace = host.namespace();
+    let name =
+        |ino| namespace.path(ino).map_or_else(|| format!("{ino}"), |path| String::from_utf8_lossy(&path).into_owned());
+    let shown: Vec<String> = failed.iter().take(5).map(|(ino, error)| format!("{} ({error})", name(*ino))).collect();
+    let more = if failed.len() > 5 { format!(" and {} more", failed.len() - 5) } else { String::new() };
+    format!(
+        "what was last written to these files is not safe: {}{more}; copy them again once the cause is mended",
+        shown.join(", ")
+    )
+}
+
+/// This peer's own counters.
+fn own_stats(host: &Host) -> PeerStats {
+    let traffic = host.network().map(|network| network.traffic()).unwrap_or_default();
+    PeerStats {
+        usage: host.store().usage(),
+        sent_bytes: traffic.sent,
+        received_bytes: traffic.received,
+        cpu_us: machine::cpu_us(),
+        resident_bytes: machine::resident_bytes(),
+    }
+}
+
+async fn upkeep(daemon: Weak<Daemon>) {
+    let mut interval = tokio::time::interval(UPKEEP);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let Some(daemon) = daemon.upgrade() else { return };
+        daemon.host.handle(Event::Usage(daemon.host.store().usage()));
+        if let Err(error) =
+            daemon.persistence.checkpoint(&daemon.host, false).await.context("a checkpoint failed; it is tried again")
+        {
+            tracing::error!("{error:#}");
+        }
+    }
+}

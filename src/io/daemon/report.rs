@@ -1,0 +1,190 @@
+//! What the peer tells people of itself and the share: status, peers, groups, where a file lies.
+
+use super::Host;
+use crate::group::{self, State};
+use crate::id::{Ino, PeerTag};
+use crate::io::control::{
+    AliveParticipant, BlockReport, ByteText, GroupCounts, GroupReport, GroupsReport, MountReport, PeerReport,
+    ShardReport, SlotReport, StatsReport, StatusReport, WhereReport,
+};
+use crate::namespace::{Group, Kind, Source};
+use crate::volume::ports::{Candidate, Control};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+/// The share in one page; `stats` are the counters of all peers that answered.
+pub fn status(host: &Host, stats: &StatsReport, mounts: Vec<String>) -> StatusReport {
+    let alive = live(host);
+    let namespace = host.namespace();
+    let mut counts = GroupCounts::default();
+    let mut blocks_unreadable = 0;
+    for (_, group) in namespace.groups() {
+        if group.blocks == 0 {
+            continue;
+        }
+        match state(group, &alive) {
+            State::Cold => counts.cold += 1,
+            State::Goldilocks => counts.goldilocks += 1,
+            State::Hot => counts.hot += 1,
+        }
+        if group_survives(group, &alive).is_none() {
+            blocks_unreadable += u64::from(group.blocks);
+        }
+    }
+    let survival =
+        group::losses_survived(namespace.groups().map(|(_, group)| group), &alive, namespace.policy(Ino::ROOT));
+    let files = namespace.files();
+    let policy = namespace.policy(Ino::ROOT).to_string();
+    drop(namespace);
+    StatusReport {
+        share: host.share().to_string(),
+        peer: host.me().to_string(),
+        peers: peers(host),
+        groups: counts,
+        survives_now: survival.now.unwrap_or(0),
+        survives_healed: survival.healed,
+        files_bytes: files.bytes,
+        stored_bytes: stats.stored_bytes,
+        overhead: if files.bytes == 0 { 0.0 } else { stats.stored_bytes as f64 / files.bytes as f64 },
+        files: files.files,
+        directories: files.directories,
+        peers_answered: stats.peers_answered,
+        blocks_unreadable,
+        mounts,
+        policy,
+    }
+}
+
+/// Everyone on the roster.
+pub fn peers(host: &Host) -> Vec<PeerReport> {
+    let candidates = host.candidates();
+    let namespace = host.namespace();
+    let report = |candidate: Candidate| {
+        let record = namespace.peer(candidate.peer)?;
+        let usage = host.usage(candidate.peer);
+        Some(PeerReport {
+            id: candidate.peer.to_string(),
+            name: record.name.clone(),
+            address: record.addresses.first().map(ToString::to_string).unwrap_or_default(),
+            alive: candidate.alive,
+            here: candidate.peer == host.me(),
+            zone: record.zone.clone(),
+            host: record.host.clone(),
+            stored_bytes: usage.map(|usage| usage.stored),
+            free_bytes: usage.map(|usage| usage.free),
+            capacity_bytes: usage.map(|usage| usage.capacity),
+        })
+    };
+    candidates.into_iter().filter_map(report).collect()
+}
+
+/// Every group that holds blocks.
+pub fn groups(host: &Host) -> GroupsReport {
+    let alive = live(host);
+    let namespace = host.namespace();
+    let held = namespace.groups().filter(|(_, group)| group.blocks > 0);
+    let report = |(id, group): (crate::id::GroupId, &Group)| GroupReport {
+        id: id.to_string(),
+        policy: group.policy.to_string(),
+        state: state_word(state(group, &alive)).to_owned(),
+        blocks: u64::from(group.blocks),
+        slots: group
+            .slots
+            .iter()
+            .enumerate()
+            .map(|(slot, seats)| SlotReport {
+                slot: slot as u32,
+                participants: seats
+                    .iter()
+                    .map(|seat| AliveParticipant { peer: seat.peer.to_string(), alive: alive.contains(&seat.peer) })
+                    .collect(),
+            })
+            .collect(),
+        geometry: group.geometry.to_string(),
+        survives_now: group_survives(group, &alive),
+    };
+    held.map(report).collect()
+}
+
+/// Where the content of one file lies.
+pub fn locate(host: &Host, path: &[u8]) -> Result<WhereReport, String> {
+    let alive = live(host);
+    let namespace = host.namespace();
+    let ino = namespace.resolve(path).ok_or_else(|| no_such_path(path))?;
+    let inode = namespace.inode(ino).ok_or_else(|| no_such_path(path))?;
+    let mut report = WhereReport {
+        path: String::from_utf8_lossy(path).into_owned(),
+        size: inode.size,
+        policy: namespace.policy(ino).to_string(),
+        kind: match inode.kind {
+            Kind::File => "file",
+            Kind::Directory => "directory",
+            Kind::Symlink { .. } => "symlink",
+            Kind::Special { .. } => "special",
+        }
+        .to_owned(),
+        ..WhereReport::default()
+    };
+    for (_, extent) in namespace.extents(ino, 0, u64::MAX) {
+        match &extent.source {
+            Source::Inline(bytes) => report.inline_bytes += bytes.len() as u64,
+            Source::Hole => {}
+            Source::Block { name, .. } => {
+                let Some(block) = namespace.block(name) else { continue };
+                let mut entry = BlockReport {
+                    index: report.blocks.len() as u64,
+                    block: name.to_string(),
+                    bytes: u64::from(block.len),
+                    group: block.group.to_string(),
+                    ..BlockReport::default()
+                };
+                if let Some(group) = namespace.group(block.group) {
+                    entry.state = state_word(state(group, &alive)).to_owned();
+                    entry.shards = shards(group, &alive);
+                }
+                report.blocks.push(entry);
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// The message for a path that the share does not have.
+pub fn no_such_path(path: &[u8]) -> String {
+    format!(
+        "the share has no {}; give a path inside a mount, or one that starts at the share's root",
+        String::from_utf8_lossy(path)
+    )
+}
+
+pub fn mounts(mountpoints: Vec<PathBuf>) -> Vec<MountReport> {
+    mountpoints.iter().map(|path| MountReport { mountpoint: ByteText::from(path.as_path()) }).collect()
+}
+
+fn shards(group: &Group, alive: &BTreeSet<PeerTag>) -> Vec<ShardReport> {
+    let seats =
+        group.slots.iter().enumerate().flat_map(|(slot, seats)| seats.iter().map(move |seat| (slot, seat.peer)));
+    seats
+        .map(|(slot, peer)| ShardReport { slot: slot as u32, peer: peer.to_string(), alive: alive.contains(&peer) })
+        .collect()
+}
+
+fn live(host: &Host) -> BTreeSet<PeerTag> {
+    host.candidates().into_iter().filter(|peer| peer.alive).map(|peer| peer.peer).collect()
+}
+
+fn state(group: &Group, alive: &BTreeSet<PeerTag>) -> State {
+    group::state(group, |peer| alive.contains(&peer))
+}
+
+fn group_survives(group: &Group, alive: &BTreeSet<PeerTag>) -> Option<u32> {
+    group::losses_survived([group], alive, group.policy).now
+}
+
+fn state_word(state: State) -> &'static str {
+    match state {
+        State::Cold => "cold",
+        State::Goldilocks => "goldilocks",
+        State::Hot => "hot",
+    }
+}

@@ -1,0 +1,211 @@
+//! Making a home: the first peer of a new share, or one that joins with a ticket.
+
+use super::persist::Persistence;
+use super::{machine, snapshot};
+use crate::config::Config;
+use crate::id::{Ino, PeerKey, PeerTag, ShareId};
+use crate::io::quic::{self, Identity};
+use crate::io::store::{Home, HomePaths, OpLog};
+use crate::namespace::{Change, Namespace, PeerRecord};
+use crate::policy::Policy;
+use crate::time::WallTime;
+use crate::wire::Ticket;
+use anyhow::{Context, bail};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What `shoal init` may choose.
+#[derive(Clone, Debug, Default)]
+pub struct InitOptions {
+    pub listen: Option<SocketAddr>,
+    pub name: Option<String>,
+    pub policy: Option<Policy>,
+}
+
+/// What `shoal init` made.
+#[derive(Clone, Debug)]
+pub struct InitReport {
+    pub share: String,
+    pub peer: String,
+    pub name: String,
+    pub address: String,
+}
+
+/// What `shoal join` may choose.
+#[derive(Clone, Debug, Default)]
+pub struct JoinOptions {
+    pub listen: Option<SocketAddr>,
+    pub name: Option<String>,
+}
+
+/// What `shoal join` joined.
+#[derive(Clone, Debug)]
+pub struct JoinReport {
+    pub share: String,
+    pub peer: String,
+    pub name: String,
+    pub address: String,
+    /// Peers on the roster, this one included.
+    pub peers: usize,
+}
+
+/// Makes `home` the first peer of a new share.
+pub fn init(home: &Path, options: InitOptions) -> anyhow::Result<InitReport> {
+    crate::erasure::check_cpu().map_err(anyhow::Error::msg)?;
+    Home::can_create(home)?;
+    let config = prepare_config(home, options.listen, options.name)?;
+    let identity = Identity::generate()?;
+    let share = ShareId(rand::random());
+    let record = record(&config, identity.key());
+    let report = InitReport {
+        share: share.to_string(),
+        peer: identity.key().tag().to_string(),
+        name: record.name.clone(),
+        address: address_text(&record),
+    };
+    let created = Home::create(home, share, identity.pkcs8())?;
+    let mut namespace = Namespace::new();
+    let policy = Some(options.policy.unwrap_or(config.policy));
+    let changes = vec![Change::Admit { peer: record }, Change::SetPolicy { ino: Ino::ROOT, policy }];
+    let applied = namespace.change(identity.key().tag(), now(), changes);
+    let (log, _) = OpLog::open(&created.paths().log(), |_| {})?;
+    log.append(&applied.ops)?;
+    Ok(report)
+}
+
+/// Makes `home` a peer of the share that the ticket invites to.
+pub fn join(home: &Path, ticket: &str, options: JoinOptions) -> anyhow::Result<JoinReport> {
+    crate::erasure::check_cpu().map_err(anyhow::Error::msg)?;
+    let ticket: Ticket = ticket.parse()?;
+    Home::can_create(home)?;
+    let config = prepare_config(home, options.listen, options.name)?;
+    let identity = Identity::generate()?;
+    let record = record(&config, identity.key());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let (welcome, chunks) =
+        runtime.block_on(quic::join(&identity, &ticket, record.clone(), &quic_settings(&config)))?;
+    let me = identity.key().tag();
+    if welcome.your_tag != me {
+        bail!(
+            "the inviter calls this machine {} and not {me}; one of the two runs another version: update both",
+            welcome.your_tag
+        );
+    }
+    let snapshot = snapshot::from_chunks(chunks)
+        .context("what the inviter sent cannot be read; update both machines to one version")?;
+    // Read here once before it is kept: what cannot be read must not use up a home.
+    Namespace::restore(snapshot.clone())?;
+    let created = Home::create(home, ticket.share, identity.pkcs8())?;
+    Persistence::found(&created, me, &snapshot)?;
+    Ok(JoinReport {
+        share: ticket.share.to_string(),
+        peer: me.to_string(),
+        name: record.name.clone(),
+        address: address_text(&record),
+        peers: welcome.roster.len(),
+    })
+}
+
+/// Writes `config.toml` with what was chosen on the command line set in it, and reads it. A file that a person
+/// prepared is kept but for those lines.
+fn prepare_config(home: &Path, listen: Option<SocketAddr>, name: Option<String>) -> anyhow::Result<Config> {
+    use std::os::unix::fs::DirBuilderExt;
+    let path = HomePaths::new(home).config();
+    let prepared = Config::load(&path)?;
+    let asked = listen.unwrap_or(prepared.listen);
+    let listen = machine::with_port(asked)
+        .with_context(|| format!("cannot listen on {asked}; choose another address with --listen"))?;
+    let mut text = if path.exists() { std::fs::read_to_string(&path)? } else { Config::template() };
+    if listen != prepared.listen {
+        text = with_setting(&text, "listen", &listen.to_string());
+    }
+    if let Some(name) = name {
+        text = with_setting(&text, "name", &name);
+    }
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(home)
+        .with_context(|| format!("cannot make {}", home.display()))?;
+    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    // What was chosen is checked as anything in the file is; a wrong choice must not stay in it.
+    Config::load(&path)
+        .inspect_err(|_| {
+            let _ = std::fs::remove_file(&path);
+        })
+        .map_err(Into::into)
+}
+
+/// The text with this setting in place of the line that has it, or had it commented out.
+fn with_setting(text: &str, key: &str, value: &str) -> String {
+    let line = format!("{key} = {}", toml::Value::String(value.to_owned()));
+    let is_it = |old: &str| old.trim_start_matches('#').split_once('=').is_some_and(|(name, _)| name.trim() == key);
+    let mut found = false;
+    let mut lines: Vec<&str> = Vec::new();
+    for old in text.lines() {
+        if is_it(old) && !found {
+            found = true;
+            lines.push(&line);
+        } else {
+            lines.push(old);
+        }
+    }
+    if !found {
+        lines.insert(0, &line);
+    }
+    lines.join("\n") + "\n"
+}
+
+/// How this machine stands in the roster.
+pub fn record(config: &Config, key: PeerKey) -> PeerRecord {
+    PeerRecord {
+        key,
+        name: config.name.clone().unwrap_or_else(machine::name),
+        addresses: machine::advertised(config.listen),
+        zone: config.zone.clone(),
+        host: machine::host(),
+    }
+}
+
+/// The transport's part of the settings.
+pub fn quic_settings(config: &Config) -> quic::Settings {
+    quic::Settings {
+        listen: config.listen,
+        mtu: config.mtu,
+        request_stall: config.shard_deadline,
+        ..quic::Settings::default()
+    }
+}
+
+fn address_text(record: &PeerRecord) -> String {
+    record.addresses.first().map(ToString::to_string).unwrap_or_default()
+}
+
+/// The wall clock.
+pub fn now() -> WallTime {
+    WallTime(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i64)
+}
+
+/// What the roster says of the home's own peer. Without that its making was broken off, or it was evicted.
+pub fn own_record(home: &Home, namespace: &Namespace, me: PeerTag) -> anyhow::Result<PeerRecord> {
+    let record = namespace.peer(me).cloned();
+    record.with_context(|| {
+        let home = home.paths().root().display();
+        format!("{home} was not completed, or this machine was taken off the roster; remove it and run `shoal init` or `shoal join TICKET` again")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_setting;
+
+    #[test]
+    fn a_chosen_setting_takes_the_place_of_its_line() {
+        assert_eq!(
+            with_setting("# listen here\n#listen = \"a\"\nname = \"x\"\n", "listen", "b\"c"),
+            "# listen here\nlisten = 'b\"c'\nname = \"x\"\n"
+        );
+        assert_eq!(with_setting("zone = \"z\"\n", "name", "n"), "name = \"n\"\nzone = \"z\"\n");
+    }
+}

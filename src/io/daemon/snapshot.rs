@@ -1,0 +1,83 @@
+//! A snapshot of the namespace, cut into pieces that fit a message.
+
+use crate::id::PeerTag;
+use crate::namespace::{Key, Op, Record, Snapshot, VersionVector};
+use crate::time::Stamp;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// A piece is closed once it is this large; one item (an op with its inline content, or an extended attribute)
+/// may carry it somewhat over.
+const PIECE_BYTES: usize = 512 << 10;
+
+/// Part of a snapshot. The first piece is the `Head`.
+#[derive(Serialize, Deserialize)]
+enum Piece {
+    Head { vector: VersionVector, frontier: Stamp },
+    Records(Vec<(Key, Record)>),
+    Ops(Vec<Op>),
+}
+
+/// What cannot be a snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("a piece of the snapshot is malformed ({0}); update both machines to one version of shoal")]
+    Malformed(#[from] postcard::Error),
+    #[error("the snapshot does not begin with its head; update both machines to one version of shoal")]
+    Headless,
+}
+
+/// The snapshot as pieces.
+pub fn to_chunks(snapshot: &Snapshot) -> Result<Vec<Bytes>, SnapshotError> {
+    let head = Piece::Head { vector: snapshot.vector.clone(), frontier: snapshot.frontier };
+    let mut chunks = vec![Bytes::from(postcard::to_stdvec(&head)?)];
+    cut(&snapshot.base, Piece::Records, &mut chunks)?;
+    cut(&snapshot.ops, Piece::Ops, &mut chunks)?;
+    Ok(chunks)
+}
+
+fn cut<T: Clone + Serialize>(
+    items: &[T],
+    piece: fn(Vec<T>) -> Piece,
+    chunks: &mut Vec<Bytes>,
+) -> Result<(), SnapshotError> {
+    let (mut held, mut bytes) = (Vec::new(), 0);
+    for item in items {
+        bytes += encoded_bytes(item)?;
+        held.push(item.clone());
+        if bytes >= PIECE_BYTES {
+            chunks.push(postcard::to_stdvec(&piece(std::mem::take(&mut held)))?.into());
+            bytes = 0;
+        }
+    }
+    if !held.is_empty() {
+        chunks.push(postcard::to_stdvec(&piece(held))?.into());
+    }
+    Ok(())
+}
+
+fn encoded_bytes<T: Serialize>(item: &T) -> Result<usize, SnapshotError> {
+    Ok(postcard::serialize_with_flavor(item, postcard::ser_flavors::Size::default())?)
+}
+
+/// The snapshot that the pieces make up.
+pub fn from_chunks(chunks: Vec<Bytes>) -> Result<Snapshot, SnapshotError> {
+    let mut snapshot = Snapshot::default();
+    for (index, chunk) in chunks.into_iter().enumerate() {
+        match postcard::from_bytes::<Piece>(&chunk)? {
+            Piece::Head { vector, frontier } if index == 0 => (snapshot.vector, snapshot.frontier) = (vector, frontier),
+            Piece::Records(records) if index > 0 => snapshot.base.extend(records),
+            Piece::Ops(ops) if index > 0 => snapshot.ops.extend(ops),
+            _ => return Err(SnapshotError::Headless),
+        }
+    }
+    Ok(snapshot)
+}
+
+/// What lies beside a checkpoint's records on disk.
+#[derive(Serialize, Deserialize)]
+pub struct CheckpointMark {
+    pub me: PeerTag,
+    pub vector: VersionVector,
+    pub frontier: Stamp,
+}

@@ -1,0 +1,6 @@
+//! The network over loopback: real sockets, real TLS.
+
+mod harness;
+mod joining;
+mod requests;
+mod roster;

@@ -1,0 +1,53 @@
+//! What a peer wants done.
+
+use super::Timer;
+use crate::id::PeerTag;
+use crate::namespace::{Key, Op};
+use crate::wire::ControlMessage;
+use bytes::Bytes;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Something the core wants done outside. Effects of one event are to be carried out in their order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Append these ops to the log before anything that follows is sent.
+    Persist(Vec<Op>),
+    /// Bring the log to stable storage, then answer with [`super::Event::LogDurable`].
+    SyncLog,
+    /// Send on the ordered stream.
+    SendControl {
+        to: PeerTag,
+        message: ControlMessage,
+    },
+    /// Send a datagram; it may be lost.
+    SendDatagram {
+        to: PeerTag,
+        bytes: Bytes,
+    },
+    SetTimer {
+        after: Duration,
+        timer: Timer,
+    },
+    /// Another peer's ops changed these records: forget what the kernel and the volume remember of them.
+    Invalidate(BTreeSet<Key>),
+    /// The roster changed: connect to whom it names, cut off whom it does not.
+    RosterChanged,
+    /// The membership's verdict on a peer.
+    Alive {
+        peer: PeerTag,
+        alive: bool,
+    },
+    /// What [`super::Peer::is_settled`] says may have changed.
+    Settled,
+    /// A datagram of this peer was thrown away.
+    Refused {
+        peer: PeerTag,
+        why: String,
+    },
+    /// A peer broke the protocol; its connection should be closed. The text says how.
+    Misbehaved {
+        peer: PeerTag,
+        how: String,
+    },
+}

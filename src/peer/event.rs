@@ -1,0 +1,38 @@
+//! What can happen to a peer.
+
+use crate::id::PeerTag;
+use crate::namespace::VersionVector;
+use crate::overlay::MembershipTimer;
+use crate::volume::ports::StoreUsage;
+use crate::wire::ControlMessage;
+use bytes::Bytes;
+
+/// Something that happened outside, told to the core.
+#[derive(Debug)]
+pub enum Event {
+    /// A connection to a roster peer stands; anything sent on an earlier one may be lost.
+    Connected(PeerTag),
+    /// The connection is gone.
+    Disconnected(PeerTag),
+    /// A membership datagram came in.
+    Datagram { from: PeerTag, bytes: Bytes },
+    /// A control message, in the order its sender sent it.
+    Control { from: PeerTag, message: ControlMessage },
+    /// A timer that [`super::Effect::SetTimer`] asked for has run out.
+    Timer(Timer),
+    /// The op log is on stable storage up to this vector.
+    LogDurable(VersionVector),
+    /// What this peer's store takes and could take.
+    Usage(StoreUsage),
+    /// This peer is about to go: tell the others, so that they need not find out.
+    Leaving,
+}
+
+/// The timers of a peer.
+#[derive(Debug)]
+pub enum Timer {
+    /// One of the membership protocol's.
+    Membership(MembershipTimer),
+    /// Once each [`super::TICK`]: compare vectors, report usage.
+    Tick,
+}

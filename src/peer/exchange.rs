@@ -1,0 +1,232 @@
+//! How ops travel between peers: pushes, catching up, comparing vectors.
+
+use super::{Effect, PROTOCOL, Peer, TICK, Timer};
+use crate::id::PeerTag;
+use crate::namespace::{Missing, Namespace, Op, OpError, VersionVector};
+use crate::time::WallTime;
+use crate::wire::ControlMessage;
+
+/// The most bytes of ops in one message while a peer catches up.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// What is known of a connected peer.
+#[derive(Default)]
+pub(super) struct Link {
+    /// It said Hello: from then on ops may be sent to it.
+    pub(super) greeted: bool,
+    /// It once had everything we had: changes now wait for it.
+    pub(super) current: bool,
+    /// What it said it has.
+    pub(super) theirs: VersionVector,
+    /// What it said it has on stable storage.
+    pub(super) durable: VersionVector,
+    /// What it has once all that was sent arrives.
+    sent: VersionVector,
+    /// What it was last told at a tick: all ops here, and the durable ones.
+    told: (VersionVector, VersionVector),
+    /// It lacked something at the last tick already: not just an op in flight from its author.
+    lagging: bool,
+}
+
+impl Peer {
+    pub(super) fn hello(&self, to: PeerTag, namespace: &Namespace) -> Effect {
+        let message = ControlMessage::Hello {
+            protocol: PROTOCOL,
+            share: self.share,
+            software: concat!("shoal ", env!("CARGO_PKG_VERSION")).to_owned(),
+            vector: namespace.vector().clone(),
+        };
+        Effect::SendControl { to, message }
+    }
+
+    pub(super) fn control(
+        &mut self,
+        namespace: &mut Namespace,
+        from: PeerTag,
+        message: ControlMessage,
+        now: WallTime,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(link) = self.links.get_mut(&from) else { return };
+        match message {
+            ControlMessage::Hello { protocol, share, vector, software } => {
+                if share != self.share || protocol != PROTOCOL {
+                    let how = format!(
+                        "it speaks protocol {protocol} of share {share} ({software}), here it is {PROTOCOL} of {}",
+                        self.share
+                    );
+                    effects.push(Effect::Misbehaved { peer: from, how });
+                    return;
+                }
+                link.greeted = true;
+                link.sent = vector.clone();
+                self.heard(namespace, from, vector, None, effects);
+            }
+            ControlMessage::Have { vector, durable } => self.heard(namespace, from, vector, Some(durable), effects),
+            ControlMessage::Ops(ops) => self.receive(namespace, from, ops, now, effects),
+            ControlMessage::SyncUpTo { seq } => {
+                let waits = self.awaiting_durable.entry(from).or_default();
+                *waits = seq.max(*waits);
+                if self.durable.get(from) >= seq {
+                    self.answer_durable(namespace, effects);
+                } else {
+                    effects.push(Effect::SyncLog);
+                }
+            }
+            ControlMessage::SnapshotNeeded => {
+                let how = format!(
+                    "peer {from} has trimmed ops that this one still lacks; this home must be made anew: remove it and join again"
+                );
+                effects.push(Effect::Misbehaved { peer: from, how });
+            }
+            // Nothing here depends on it: the data path looks at it when it seats peers.
+            ControlMessage::Load { .. } => {}
+            ControlMessage::Leaving => {
+                link.current = false;
+                effects.push(Effect::Settled);
+            }
+        }
+    }
+
+    /// Sends own new ops to everyone who has all earlier ones on the way.
+    pub(super) fn push_own(&mut self, ops: &[Op], effects: &mut Vec<Effect>) {
+        let Some((first, last)) = ops.first().zip(ops.last()) else { return };
+        for (peer, link) in &mut self.links {
+            if link.greeted && link.sent.get(self.me) + 1 == first.seq {
+                link.sent.0.insert(self.me, last.seq);
+                effects.push(Effect::SendControl { to: *peer, message: ControlMessage::Ops(ops.to_vec()) });
+            }
+        }
+    }
+
+    fn receive(
+        &mut self,
+        namespace: &mut Namespace,
+        from: PeerTag,
+        ops: Vec<Op>,
+        now: WallTime,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(link) = self.links.get_mut(&from) {
+            for op in &ops {
+                raise(&mut link.theirs, op.stamp.peer, op.seq);
+                raise(&mut link.sent, op.stamp.peer, op.seq);
+            }
+        }
+        match namespace.receive(ops, now) {
+            Ok(applied) => {
+                self.accepted(namespace, applied.ops, &applied.touched, Some(from), effects);
+                effects.push(self.have(from, namespace));
+            }
+            // An author's earlier ops are missing, or the op that admits it: start over from the vectors.
+            Err(OpError::Gap { .. } | OpError::Stranger { .. }) => effects.push(self.hello(from, namespace)),
+            Err(error) => effects.push(Effect::Misbehaved { peer: from, how: error.to_string() }),
+        }
+    }
+
+    /// A peer said what it has: note it, and send what it lacks if it is catching up.
+    fn heard(
+        &mut self,
+        namespace: &mut Namespace,
+        from: PeerTag,
+        vector: VersionVector,
+        durable: Option<VersionVector>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(link) = self.links.get_mut(&from) else { return };
+        link.theirs = vector;
+        if let Some(durable) = durable {
+            // Only what a peer has on stable storage is sure to be there after a power cut: nothing is called
+            // stable, and taken out of the log, on less. A log is durable from its beginning on, so what the
+            // peer made before an op that is durable there is durable, too.
+            namespace.heard(from, &durable);
+            link.durable = durable;
+        }
+        link.current |= link.greeted && link.theirs.covers(namespace.vector());
+        effects.push(Effect::Settled);
+        if !link.current {
+            self.catch_up(namespace, from, effects);
+        }
+    }
+
+    /// Sends the next batch of what the peer neither has nor was sent.
+    fn catch_up(&mut self, namespace: &Namespace, to: PeerTag, effects: &mut Vec<Effect>) {
+        let Some(link) = self.links.get_mut(&to) else { return };
+        if !link.greeted {
+            return;
+        }
+        let mut has = link.theirs.clone();
+        for (peer, seq) in &link.sent.0 {
+            raise(&mut has, *peer, *seq);
+        }
+        if has.covers(namespace.vector()) {
+            return;
+        }
+        match namespace.missing(&has, BATCH_BYTES) {
+            Missing::Ops(ops) if ops.is_empty() => {}
+            Missing::Ops(ops) => {
+                for op in &ops {
+                    raise(&mut link.sent, op.stamp.peer, op.seq);
+                }
+                effects.push(Effect::SendControl { to, message: ControlMessage::Ops(ops) });
+            }
+            Missing::Snapshot => effects.push(Effect::SendControl { to, message: ControlMessage::SnapshotNeeded }),
+        }
+    }
+
+    pub(super) fn tick(&mut self, namespace: &mut Namespace, effects: &mut Vec<Effect>) {
+        effects.push(Effect::SetTimer { after: TICK, timer: Timer::Tick });
+        if !self.durable.covers(namespace.vector()) {
+            effects.push(Effect::SyncLog);
+        }
+        let state = (namespace.vector().clone(), self.durable.clone());
+        let peers: Vec<PeerTag> = self.links.keys().copied().collect();
+        for peer in peers {
+            if self.links.get(&peer).is_some_and(|link| link.told != state) {
+                effects.push(self.have(peer, namespace));
+            }
+            if let Some(usage) = self.usage {
+                effects.push(Effect::SendControl { to: peer, message: ControlMessage::Load { usage } });
+            }
+            let Some(link) = self.links.get_mut(&peer) else { continue };
+            link.told = state.clone();
+            let lacks = !link.theirs.covers(namespace.vector());
+            if lacks && link.lagging {
+                self.catch_up(namespace, peer, effects);
+            } else {
+                link.lagging = lacks;
+            }
+        }
+    }
+
+    pub(super) fn log_durable(&mut self, namespace: &Namespace, vector: VersionVector, effects: &mut Vec<Effect>) {
+        for (peer, seq) in vector.0 {
+            raise(&mut self.durable, peer, seq);
+        }
+        self.answer_durable(namespace, effects);
+        effects.push(Effect::Settled);
+    }
+
+    fn answer_durable(&mut self, namespace: &Namespace, effects: &mut Vec<Effect>) {
+        let ready: Vec<PeerTag> = self
+            .awaiting_durable
+            .iter()
+            .filter(|(peer, seq)| self.durable.get(**peer) >= **seq)
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in ready {
+            self.awaiting_durable.remove(&peer);
+            effects.push(self.have(peer, namespace));
+        }
+    }
+
+    fn have(&self, to: PeerTag, namespace: &Namespace) -> Effect {
+        let message = ControlMessage::Have { vector: namespace.vector().clone(), durable: self.durable.clone() };
+        Effect::SendControl { to, message }
+    }
+}
+
+fn raise(vector: &mut VersionVector, peer: PeerTag, seq: u64) {
+    let entry = vector.0.entry(peer).or_default();
+    *entry = seq.max(*entry);
+}

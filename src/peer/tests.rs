@@ -1,0 +1,360 @@
+//! Several peers over a virtual network with delay, broken connections and crashes, from a seed.
+
+use super::*;
+use crate::id::{Ino, PeerKey};
+use crate::namespace::{Kind, PeerRecord, Place};
+use crate::overlay::{Member, Settings};
+use bytes::Bytes;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use std::collections::BTreeMap;
+
+const SECOND: u64 = 1_000_000_000;
+const SHARE: ShareId = ShareId([9; 16]);
+
+enum What {
+    Timer(usize, u64, Timer),
+    Control { from: usize, to: usize, connection: u64, message: ControlMessage },
+    Datagram { from: usize, to: usize, bytes: Bytes },
+    Connect(usize, usize),
+    Synced(usize, u64, VersionVector),
+}
+
+struct Machine {
+    tag: PeerTag,
+    peer: Peer,
+    namespace: Namespace,
+    /// What it would read at a restart: nothing is lost by a crash, only by a power cut.
+    log: Vec<Op>,
+    up: bool,
+    /// Counts its starts: timers of an earlier run are void.
+    run: u64,
+}
+
+/// Peers that all know one another, a queue of what is to happen, and one clock.
+struct World {
+    rng: SmallRng,
+    now: u64,
+    queue: BTreeMap<(u64, u64), What>,
+    order: u64,
+    machines: Vec<Machine>,
+    /// Standing connections and their number; messages of an earlier one are lost.
+    connections: BTreeMap<(usize, usize), u64>,
+    /// Arrival of the last message on each, so that they stay in order.
+    arrivals: BTreeMap<(usize, usize), u64>,
+    cut: BTreeSet<(usize, usize)>,
+    messages: u64,
+}
+
+fn key(index: usize) -> PeerKey {
+    PeerKey([index as u8 + 1; 32])
+}
+
+fn start(tag: PeerTag, namespace: &Namespace, seed: u64, generation: u64) -> (Peer, Vec<Effect>) {
+    let membership = Membership::new(
+        Member::starting(tag, WallTime(generation as i64)),
+        Settings::within(Duration::from_secs(3)),
+        seed,
+    );
+    Peer::start(tag, SHARE, membership, namespace)
+}
+
+impl World {
+    fn new(peers: usize, seed: u64) -> World {
+        let mut founder = Namespace::new();
+        let admit = |index: usize| Change::Admit {
+            peer: PeerRecord {
+                key: key(index),
+                name: format!("peer-{index}"),
+                addresses: Vec::new(),
+                zone: String::new(),
+                host: String::new(),
+            },
+        };
+        let ops = founder.change(key(0).tag(), WallTime(SECOND as i64), (0..peers).map(admit).collect()).ops;
+        let mut world = World {
+            rng: SmallRng::seed_from_u64(seed),
+            now: 2 * SECOND,
+            queue: BTreeMap::new(),
+            order: 0,
+            machines: Vec::new(),
+            connections: BTreeMap::new(),
+            arrivals: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            messages: 0,
+        };
+        for index in 0..peers {
+            let tag = key(index).tag();
+            let mut namespace = Namespace::new();
+            namespace.receive(ops.clone(), WallTime(2 * SECOND as i64)).unwrap();
+            namespace.set_me(tag);
+            let (peer, effects) = start(tag, &namespace, seed + index as u64, 1);
+            world.machines.push(Machine { tag, peer, namespace, log: ops.clone(), up: true, run: 0 });
+            world.carry_out(index, effects);
+        }
+        for a in 0..peers {
+            for b in 0..a {
+                world.at(0, What::Connect(a, b));
+            }
+        }
+        world
+    }
+
+    fn at(&mut self, after: u64, what: What) {
+        self.order += 1;
+        self.queue.insert((self.now + after, self.order), what);
+    }
+
+    fn wall(&self) -> WallTime {
+        WallTime(self.now as i64)
+    }
+
+    fn index(&self, tag: PeerTag) -> usize {
+        (0..16).position(|index| key(index).tag() == tag).unwrap()
+    }
+
+    fn linked(&self, a: usize, b: usize) -> bool {
+        self.machines[a].up && self.machines[b].up && !self.cut.contains(&(a.min(b), a.max(b)))
+    }
+
+    fn handle(&mut self, index: usize, event: Event) {
+        let wall = self.wall();
+        let machine = &mut self.machines[index];
+        if machine.up {
+            let effects = machine.peer.handle(&mut machine.namespace, event, wall);
+            self.carry_out(index, effects);
+        }
+    }
+
+    fn carry_out(&mut self, from: usize, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Persist(ops) => self.machines[from].log.extend(ops),
+                Effect::SyncLog => {
+                    let vector = self.machines[from].namespace.vector().clone();
+                    let run = self.machines[from].run;
+                    let after = self.rng.random_range(0..SECOND / 50);
+                    self.at(after, What::Synced(from, run, vector));
+                }
+                Effect::SendControl { to, message } => {
+                    let to = self.index(to);
+                    let Some(connection) = self.connections.get(&(from.min(to), from.max(to))).copied() else {
+                        continue;
+                    };
+                    let after = self.rng.random_range(0..SECOND / 20);
+                    let last = self.arrivals.entry((from, to)).or_default();
+                    *last = (*last).max(self.now + after);
+                    let after = *last - self.now;
+                    self.messages += 1;
+                    self.at(after, What::Control { from, to, connection, message });
+                }
+                Effect::SendDatagram { to, bytes } => {
+                    let (to, after) = (self.index(to), self.rng.random_range(0..SECOND / 20));
+                    self.at(after, What::Datagram { from, to, bytes });
+                }
+                Effect::SetTimer { after, timer } => {
+                    let run = self.machines[from].run;
+                    self.at(after.as_nanos() as u64, What::Timer(from, run, timer));
+                }
+                Effect::Misbehaved { peer, how } => panic!("{peer}: {how}"),
+                Effect::Invalidate(_)
+                | Effect::RosterChanged
+                | Effect::Alive { .. }
+                | Effect::Settled
+                | Effect::Refused { .. } => {}
+            }
+        }
+    }
+
+    fn run(&mut self, duration: u64) {
+        let end = self.now + duration;
+        while let Some(next) = self.queue.first_entry().filter(|next| next.key().0 <= end) {
+            self.now = next.key().0;
+            match next.remove() {
+                What::Timer(index, run, timer) if self.machines[index].run == run => {
+                    self.handle(index, Event::Timer(timer))
+                }
+                What::Synced(index, run, vector) if self.machines[index].run == run => {
+                    self.handle(index, Event::LogDurable(vector));
+                }
+                What::Timer(..) | What::Synced(..) => {}
+                What::Control { from, to, connection, message } => {
+                    if self.connections.get(&(from.min(to), from.max(to))) == Some(&connection) {
+                        let from = self.machines[from].tag;
+                        self.handle(to, Event::Control { from, message });
+                    }
+                }
+                What::Datagram { from, to, bytes } => {
+                    if self.linked(from, to) {
+                        let from = self.machines[from].tag;
+                        self.handle(to, Event::Datagram { from, bytes });
+                    }
+                }
+                What::Connect(a, b) => self.connect(a, b),
+            }
+        }
+        self.now = end;
+    }
+
+    fn connect(&mut self, a: usize, b: usize) {
+        if self.linked(a, b) && !self.connections.contains_key(&(a.min(b), a.max(b))) {
+            self.order += 1;
+            self.connections.insert((a.min(b), a.max(b)), self.order);
+            let (a_tag, b_tag) = (self.machines[a].tag, self.machines[b].tag);
+            self.handle(a, Event::Connected(b_tag));
+            self.handle(b, Event::Connected(a_tag));
+        }
+    }
+
+    fn disconnect(&mut self, a: usize, b: usize) {
+        if self.connections.remove(&(a.min(b), a.max(b))).is_some() {
+            let (a_tag, b_tag) = (self.machines[a].tag, self.machines[b].tag);
+            self.handle(a, Event::Disconnected(b_tag));
+            self.handle(b, Event::Disconnected(a_tag));
+        }
+    }
+
+    fn crash(&mut self, index: usize) {
+        self.machines[index].up = false;
+        for other in 0..self.machines.len() {
+            self.disconnect(index, other);
+        }
+    }
+
+    fn restart(&mut self, index: usize) {
+        let wall = self.wall();
+        let seed = self.rng.random();
+        let machine = &mut self.machines[index];
+        let mut namespace = Namespace::new();
+        namespace.receive(machine.log.clone(), wall).unwrap();
+        namespace.set_me(machine.tag);
+        let (peer, effects) = start(machine.tag, &namespace, seed, self.now);
+        (machine.peer, machine.namespace, machine.up, machine.run) = (peer, namespace, true, machine.run + 1);
+        self.carry_out(index, effects);
+        for other in 0..self.machines.len() {
+            if other != index {
+                self.at(SECOND / 10, What::Connect(index, other));
+            }
+        }
+    }
+
+    fn create(&mut self, index: usize, name: &str) -> u64 {
+        let wall = self.wall();
+        let machine = &mut self.machines[index];
+        let counter = machine.namespace.counter(machine.tag) + 1;
+        let change = Change::Create {
+            place: Place { parent: Ino::ROOT, name: Bytes::copy_from_slice(name.as_bytes()) },
+            ino: Ino::new(machine.tag, counter),
+            kind: Kind::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            time: wall,
+        };
+        let (seq, effects) = machine.peer.change(&mut machine.namespace, vec![change], wall);
+        self.carry_out(index, effects);
+        seq
+    }
+
+    fn names(&self, index: usize) -> Vec<String> {
+        let entries = self.machines[index].namespace.entries(Ino::ROOT);
+        entries.map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect()
+    }
+
+    fn heal(&mut self) {
+        self.cut.clear();
+        for index in 0..self.machines.len() {
+            if !self.machines[index].up {
+                self.restart(index);
+            }
+            for other in 0..index {
+                self.at(SECOND / 10, What::Connect(index, other));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_change_reaches_every_connected_peer_and_settles() {
+    let mut world = World::new(5, 1);
+    world.run(5 * SECOND);
+    let seq = world.create(2, "hello");
+    assert!(!world.machines[2].peer.is_settled(seq, false));
+    world.run(SECOND / 4);
+    assert!(world.machines[2].peer.is_settled(seq, false));
+    for index in 0..5 {
+        assert_eq!(world.names(index), ["hello"]);
+    }
+    let effects = world.machines[2].peer.request_durable(seq);
+    world.carry_out(2, effects);
+    world.run(SECOND / 2);
+    assert!(world.machines[2].peer.is_settled(seq, true));
+}
+
+#[test]
+fn a_dead_peer_is_waited_for_no_longer_than_its_detection() {
+    let mut world = World::new(4, 2);
+    world.run(5 * SECOND);
+    // The connection stands, as it does for a while when a machine loses power.
+    world.machines[3].up = false;
+    let seq = world.create(0, "a");
+    world.run(4 * SECOND);
+    assert!(world.machines[0].peer.is_settled(seq, false));
+    assert!(!world.machines[0].peer.is_alive(world.machines[3].tag));
+}
+
+#[test]
+fn an_idle_share_is_quiet_and_its_log_is_empty() {
+    let mut world = World::new(4, 3);
+    world.run(3 * SECOND);
+    world.create(0, "a");
+    world.run(10 * SECOND);
+    for machine in &world.machines {
+        assert_eq!(machine.namespace.unstable(), 0, "every peer has every op on stable storage");
+    }
+    let before = world.messages;
+    world.run(10 * SECOND);
+    assert_eq!(world.messages - before, 0, "no store has told its figures in this world");
+}
+
+#[test]
+fn peers_converge_after_any_faults() {
+    for seed in 0..200 {
+        let mut world = World::new(4, seed);
+        let mut made = BTreeSet::new();
+        for step in 0..40 {
+            let (a, b) = (world.rng.random_range(0..4), world.rng.random_range(0..4));
+            match world.rng.random_range(0..10) {
+                0 if world.machines[a].up => world.crash(a),
+                0 | 1 if !world.machines[a].up => world.restart(a),
+                2 if a != b => {
+                    world.cut.insert((a.min(b), a.max(b)));
+                    world.disconnect(a, b);
+                }
+                3 if a != b => {
+                    world.cut.remove(&(a.min(b), a.max(b)));
+                    world.at(0, What::Connect(a, b));
+                }
+                4 if a != b => {
+                    world.disconnect(a, b);
+                    world.at(SECOND / 10, What::Connect(a, b));
+                }
+                _ if world.machines[a].up => {
+                    let name = format!("{step}");
+                    world.create(a, &name);
+                    made.insert(name);
+                }
+                _ => {}
+            }
+            let pause = world.rng.random_range(0..SECOND);
+            world.run(pause);
+        }
+        world.heal();
+        world.run(20 * SECOND);
+        for index in 0..4 {
+            let names: BTreeSet<String> = world.names(index).into_iter().collect();
+            assert_eq!(names, made, "seed {seed}, peer {index}");
+            assert_eq!(world.machines[index].namespace.unstable(), 0, "seed {seed}, peer {index}: all is stable");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What goes over the ordered control stream that each of two peers has to the other.
+
+use super::{MAX_CONTROL_BYTES, MAX_ROSTER, MAX_TEXT, Message, WireError, malformed};
+use crate::id::ShareId;
+use crate::namespace::{Op, VersionVector};
+use crate::volume::ports::StoreUsage;
+use serde::{Deserialize, Serialize};
+
+/// The first message on a control stream, written by the transport itself: the other side has accepted the
+/// connection, and this is the run of the program that it is in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Preface {
+    /// Drawn at random at each start: a peer that restarted is told from one that dialled twice.
+    pub instance: u64,
+}
+
+/// One message of the control stream.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum ControlMessage {
+    /// The first one on every new connection: who I am and what I have.
+    Hello {
+        protocol: u16,
+        share: ShareId,
+        /// Name and version of the program, for people.
+        software: String,
+        vector: VersionVector,
+    },
+    /// Ops that you lack, in an order you can take.
+    Ops(Vec<Op>),
+    /// What I have applied, and what of it is on my stable storage.
+    Have { vector: VersionVector, durable: VersionVector },
+    /// Please put my ops up to `seq` on stable storage and answer `Have`.
+    SyncUpTo { seq: u64 },
+    /// My vector is below what your log still holds: I will ask for a snapshot.
+    SnapshotNeeded,
+    /// What my store takes and could take.
+    Load { usage: StoreUsage },
+    /// I am about to stop; do not wait for me.
+    Leaving,
+}
+
+impl Message for Preface {
+    const LIMIT: usize = 32;
+}
+
+impl Message for ControlMessage {
+    const LIMIT: usize = MAX_CONTROL_BYTES;
+
+    fn check(&self) -> Result<(), WireError> {
+        let bounded = |vector: &VersionVector| {
+            if vector.0.len() > MAX_ROSTER { Err(malformed("a vector of too many peers")) } else { Ok(()) }
+        };
+        match self {
+            ControlMessage::Hello { software, vector, .. } => {
+                if software.len() > MAX_TEXT {
+                    return Err(malformed("the program's name is too long"));
+                }
+                bounded(vector)
+            }
+            ControlMessage::Have { vector, durable } => bounded(vector).and_then(|()| bounded(durable)),
+            ControlMessage::Ops(_)
+            | ControlMessage::SyncUpTo { .. }
+            | ControlMessage::SnapshotNeeded
+            | ControlMessage::Load { .. }
+            | ControlMessage::Leaving => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{Ino, PeerTag, hex};
+    use crate::namespace::Change;
+    use crate::time::{Hlc, Stamp};
+    use crate::wire::{decode, encode};
+
+    fn vector() -> VersionVector {
+        VersionVector([(PeerTag(7), 300), (PeerTag(0xabcdef), 1)].into())
+    }
+
+    #[test]
+    fn every_control_message_has_its_golden_bytes() {
+        let stamp = Stamp { time: Hlc(5), peer: PeerTag(7) };
+        let golden = [
+            (
+                ControlMessage::Hello {
+                    protocol: 1,
+                    share: ShareId([0x11; 16]),
+                    software: "shoal 0.1.0".into(),
+                    vector: vector(),
+                },
+                "010001111111111111111111111111111111110b73686f616c20302e312e300207ac02ef9baf0501",
+            ),
+            (ControlMessage::Ops(vec![Op { stamp, seq: 2, change: Change::Reap { ino: Ino(9) } }]), "0101010507020609"),
+            (ControlMessage::Have { vector: vector(), durable: VersionVector::default() }, "01020207ac02ef9baf050100"),
+            (ControlMessage::SyncUpTo { seq: 300 }, "0103ac02"),
+            (ControlMessage::SnapshotNeeded, "0104"),
+            (ControlMessage::Load { usage: StoreUsage { stored: 1, free: 2, capacity: 300 } }, "01050102ac02"),
+            (ControlMessage::Leaving, "0106"),
+        ];
+        for (message, bytes) in golden {
+            assert_eq!(hex(&encode(&message).unwrap()), bytes, "{message:?}");
+            assert_eq!(decode::<ControlMessage>(&encode(&message).unwrap()).unwrap(), message);
+        }
+        assert_eq!(hex(&encode(&Preface { instance: 1 }).unwrap()), "0101");
+    }
+
+    #[test]
+    fn a_boastful_program_name_and_a_vast_vector_are_refused() {
+        let hello = ControlMessage::Hello {
+            protocol: 1,
+            share: ShareId([0; 16]),
+            software: "x".repeat(65),
+            vector: VersionVector::default(),
+        };
+        assert!(matches!(encode(&hello), Err(WireError::Malformed(_))));
+        let vast = VersionVector((1..=MAX_ROSTER as u32 + 1).map(|tag| (PeerTag(tag), 1)).collect());
+        let have = ControlMessage::Have { vector: vast, durable: VersionVector::default() };
+        assert!(matches!(encode(&have), Err(WireError::Malformed(_))));
+    }
+}

@@ -1,0 +1,268 @@
+//! One question and its answer, on a stream of their own: a header, then raw bytes whose number the header says.
+
+use super::{MAX_HEADER_BYTES, MAX_REASON, Message, WireError, malformed, short};
+use crate::id::PeerTag;
+use crate::namespace::BLOCK_BYTES;
+use crate::policy::{Geometry, MAX_SHARDS};
+use crate::volume::ports::{Shard, ShardError, ShardId, StoreUsage};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// What is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Keep this shard; its bytes follow. Answer: `Stored`.
+    PutShard(ShardHeader),
+    /// Answer: `Shard` and its bytes.
+    GetShard(ShardId),
+    /// Put on stable storage every shard that I had you store. Answer: `Synced`.
+    SyncShards,
+    /// Answer: `Stats`.
+    Stats,
+    /// Answer: `Snapshot`, and its pieces.
+    Snapshot,
+    /// Forget cached blocks, so that what is measured next is cold. Answer: `Done`.
+    DropCaches,
+}
+
+/// What is answered.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Response {
+    Stored,
+    /// The shard's bytes follow.
+    Shard(ShardHeader),
+    Synced,
+    Stats(PeerStats),
+    /// So many pieces follow, each a little-endian `u32` length and that many bytes.
+    Snapshot {
+        chunks: u32,
+    },
+    Done,
+    Error(Failure),
+}
+
+/// A shard but for its bytes, of which there are `geometry.shard_bytes(block_bytes)`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ShardHeader {
+    pub id: ShardId,
+    pub geometry: Geometry,
+    pub block_bytes: u32,
+    pub crc: u32,
+}
+
+/// What a peer counts about itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PeerStats {
+    pub usage: StoreUsage,
+    /// Bytes of UDP payload since its start.
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    /// Processor time of the whole process, in microseconds.
+    pub cpu_us: u64,
+    pub resident_bytes: u64,
+}
+
+/// Why a request was not done.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Failure {
+    Missing,
+    Damaged(String),
+    Full,
+    Disk(String),
+    /// This peer cannot answer now.
+    Unavailable(String),
+}
+
+impl ShardHeader {
+    pub fn of(shard: &Shard) -> ShardHeader {
+        ShardHeader { id: shard.id, geometry: shard.geometry, block_bytes: shard.block_bytes, crc: shard.crc }
+    }
+
+    pub fn with(self, bytes: Bytes) -> Shard {
+        Shard { id: self.id, geometry: self.geometry, block_bytes: self.block_bytes, crc: self.crc, bytes }
+    }
+
+    /// Bytes of the shard. The header must have passed `check`.
+    pub fn shard_bytes(&self) -> usize {
+        self.geometry.shard_bytes(self.block_bytes as usize)
+    }
+
+    fn check(&self) -> Result<(), WireError> {
+        let shards = self.geometry.shards();
+        if self.geometry.data == 0 || shards > usize::from(MAX_SHARDS) {
+            return Err(malformed(format!("a geometry of {}+{} shards", self.geometry.data, self.geometry.parity)));
+        }
+        if usize::from(self.id.index) >= shards {
+            return Err(malformed(format!("shard {} of {shards}", self.id.index)));
+        }
+        if self.block_bytes == 0 || self.block_bytes as usize > BLOCK_BYTES {
+            return Err(malformed(format!("a block of {} bytes", self.block_bytes)));
+        }
+        Ok(())
+    }
+}
+
+impl Request {
+    /// Bytes that follow the header.
+    pub fn body_bytes(&self) -> usize {
+        match self {
+            Request::PutShard(header) => header.shard_bytes(),
+            Request::GetShard(_) | Request::SyncShards | Request::Stats | Request::Snapshot | Request::DropCaches => 0,
+        }
+    }
+}
+
+impl Response {
+    /// Bytes that follow the header, a snapshot's pieces not counted.
+    pub fn body_bytes(&self) -> usize {
+        match self {
+            Response::Shard(header) => header.shard_bytes(),
+            Response::Stored
+            | Response::Synced
+            | Response::Stats(_)
+            | Response::Snapshot { .. }
+            | Response::Done
+            | Response::Error(_) => 0,
+        }
+    }
+}
+
+impl Failure {
+    /// The failure as the caller of [`crate::volume::ports::ShardNetwork`] sees it.
+    pub fn about(self, id: ShardId, peer: PeerTag) -> ShardError {
+        let ShardId { block, index } = id;
+        match self {
+            Failure::Missing => ShardError::Missing { block, index },
+            Failure::Damaged(what) => ShardError::Damaged { block, index, what },
+            Failure::Full => ShardError::Full { peer },
+            Failure::Disk(what) => ShardError::Disk(format!("at peer {peer}: {what}")),
+            Failure::Unavailable(why) => ShardError::Unreachable { peer, why },
+        }
+    }
+}
+
+impl From<ShardError> for Failure {
+    fn from(error: ShardError) -> Failure {
+        match error {
+            ShardError::Missing { .. } => Failure::Missing,
+            ShardError::Damaged { what, .. } => Failure::Damaged(short(&what)),
+            ShardError::Full { .. } => Failure::Full,
+            ShardError::Disk(what) => Failure::Disk(short(&what)),
+            ShardError::Unreachable { .. } => Failure::Unavailable(short(&error.to_string())),
+        }
+    }
+}
+
+impl Message for Request {
+    const LIMIT: usize = MAX_HEADER_BYTES;
+
+    fn check(&self) -> Result<(), WireError> {
+        match self {
+            Request::PutShard(header) => header.check(),
+            Request::GetShard(id) if id.index >= MAX_SHARDS => Err(malformed(format!("shard {}", id.index))),
+            Request::GetShard(_) | Request::SyncShards | Request::Stats | Request::Snapshot | Request::DropCaches => {
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Message for Response {
+    const LIMIT: usize = MAX_HEADER_BYTES;
+
+    fn check(&self) -> Result<(), WireError> {
+        match self {
+            Response::Shard(header) => header.check(),
+            Response::Snapshot { chunks } if *chunks > super::MAX_CHUNKS => {
+                Err(malformed(format!("a snapshot of {chunks} pieces")))
+            }
+            Response::Error(Failure::Damaged(text) | Failure::Disk(text) | Failure::Unavailable(text))
+                if text.len() > MAX_REASON =>
+            {
+                Err(malformed("its reason is too long"))
+            }
+            Response::Stored
+            | Response::Synced
+            | Response::Stats(_)
+            | Response::Snapshot { .. }
+            | Response::Done
+            | Response::Error(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{BlockName, hex};
+    use crate::wire::{decode, encode};
+
+    fn header() -> ShardHeader {
+        ShardHeader {
+            id: ShardId { block: BlockName([0x22; 32]), index: 3 },
+            geometry: Geometry { data: 4, parity: 2 },
+            block_bytes: 1 << 20,
+            crc: 5,
+        }
+    }
+
+    #[test]
+    fn every_request_and_response_has_its_golden_bytes() {
+        let name = "22".repeat(32);
+        let shard = format!("{name}03040280804005");
+        let requests = [
+            (Request::PutShard(header()), format!("0100{shard}")),
+            (Request::GetShard(header().id), format!("0101{name}03")),
+            (Request::SyncShards, "0102".into()),
+            (Request::Stats, "0103".into()),
+            (Request::Snapshot, "0104".into()),
+            (Request::DropCaches, "0105".into()),
+        ];
+        for (message, bytes) in requests {
+            assert_eq!(hex(&encode(&message).unwrap()), bytes, "{message:?}");
+            assert_eq!(decode::<Request>(&encode(&message).unwrap()).unwrap(), message);
+        }
+        let stats = PeerStats {
+            usage: StoreUsage { stored: 1, free: 2, capacity: 3 },
+            sent_bytes: 4,
+            received_bytes: 5,
+            cpu_us: 6,
+            resident_bytes: 7,
+        };
+        let responses = [
+            (Response::Stored, "0100".to_owned()),
+            (Response::Shard(header()), format!("0101{shard}")),
+            (Response::Synced, "0102".into()),
+            (Response::Stats(stats), "010301020304050607".into()),
+            (Response::Snapshot { chunks: 300 }, "0104ac02".into()),
+            (Response::Done, "0105".into()),
+            (Response::Error(Failure::Missing), "010600".into()),
+            (Response::Error(Failure::Damaged("rot".into())), "01060103726f74".into()),
+            (Response::Error(Failure::Full), "010602".into()),
+            (Response::Error(Failure::Disk("io".into())), "01060302696f".into()),
+            (Response::Error(Failure::Unavailable("no".into())), "010604026e6f".into()),
+        ];
+        for (message, bytes) in responses {
+            assert_eq!(hex(&encode(&message).unwrap()), bytes, "{message:?}");
+            assert_eq!(decode::<Response>(&encode(&message).unwrap()).unwrap(), message);
+        }
+    }
+
+    #[test]
+    fn a_shard_that_cannot_be_is_refused_before_its_length_is_believed() {
+        let wrong = [
+            ShardHeader { geometry: Geometry { data: 0, parity: 4 }, ..header() },
+            ShardHeader { geometry: Geometry { data: 30, parity: 3 }, ..header() },
+            ShardHeader { id: ShardId { index: 6, ..header().id }, ..header() },
+            ShardHeader { block_bytes: 0, ..header() },
+            ShardHeader { block_bytes: (1 << 20) + 1, ..header() },
+        ];
+        for header in wrong {
+            // Encoded past the check, as a hostile peer would.
+            let mut bytes = vec![crate::wire::VERSION];
+            bytes.extend(postcard::to_stdvec(&Request::PutShard(header)).unwrap());
+            assert!(matches!(decode::<Request>(&bytes), Err(WireError::Malformed(_))), "{header:?}");
+        }
+        assert_eq!(Request::PutShard(header()).body_bytes(), 1 << 18);
+    }
+}

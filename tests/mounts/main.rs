@@ -1,0 +1,13 @@
+//! Shares of real processes, real mounts and real networks. One program, so that the harness is built once; a
+//! part of it runs with `cargo test --test mounts promises::`. `SHOAL_TEST_FULL=1` takes sizes of a release.
+
+mod coherence;
+mod groups;
+mod harness;
+mod joining;
+mod namespaces;
+mod promises;
+mod refusals;
+mod restart;
+mod self_check;
+mod share;

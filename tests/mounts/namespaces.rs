@@ -1,0 +1,90 @@
+//! The same on machines with a network of their own: dead, silent, cut off and come back.
+
+use crate::harness::{BOUND, Cluster, DETECTION, tree};
+use crate::share::files_survive_two_dead_machines;
+use std::fs;
+use std::time::Instant;
+
+#[test]
+fn six_machines_carry_a_tree_through_the_death_of_any_two() {
+    let mut cluster = Cluster::namespaces(6, 1);
+    cluster.form();
+    files_survive_two_dead_machines(&mut cluster);
+}
+
+#[test]
+fn a_machine_without_its_cable_is_known_dead_and_comes_back_by_itself() {
+    let mut cluster = Cluster::namespaces(6, 1);
+    cluster.form();
+    let (a, b) = (cluster.mount(0), cluster.mount(1));
+    let before = tree::noise(1, 5 << 20);
+    fs::write(a.join("before"), &before).unwrap();
+    cluster.cut(5);
+    cluster.wait_until(DETECTION, "the cut-off peer is known dead", |c| !c.sees_alive(0, 5) && !c.sees_alive(1, 5));
+    // The others go on: what is written now reaches every machine that is there.
+    let during = tree::noise(2, 5 << 20);
+    fs::write(b.join("during"), &during).unwrap();
+    assert_eq!(fs::read(a.join("during")).unwrap(), during);
+    assert_eq!(fs::read(b.join("before")).unwrap(), before);
+    cluster.mend(5);
+    cluster.wait_until(BOUND, "the mended peer is back", |c| (0..5).all(|i| c.sees_alive(i, 5) && c.sees_alive(5, i)));
+    let c = cluster.mount(5);
+    assert_eq!(fs::read(c.join("during")).unwrap(), during);
+    fs::write(c.join("after"), b"from the one who was away").unwrap();
+    assert_eq!(fs::read(a.join("after")).unwrap(), b"from the one who was away");
+}
+
+#[test]
+fn a_read_ends_within_its_bound_when_participants_fall_silent() {
+    let mut cluster = Cluster::namespaces(6, 1);
+    cluster.form();
+    let (a, b) = (cluster.mount(0), cluster.mount(1));
+    let bytes = tree::noise(3, 20 << 20);
+    fs::write(a.join("file"), &bytes).unwrap();
+    cluster.cut(4);
+    cluster.cut(5);
+    let started = Instant::now();
+    assert!(fs::read(b.join("file")).unwrap() == bytes, "two silent machines change no byte");
+    assert!(started.elapsed() < BOUND, "the read took {:?}", started.elapsed());
+}
+
+#[test]
+fn a_machine_left_alone_answers_with_an_error_and_never_hangs() {
+    let mut cluster = Cluster::namespaces(3, 1);
+    cluster.form();
+    let (a, b) = (cluster.mount(0), cluster.mount(1));
+    let dir = a.join("far");
+    fs::create_dir(&dir).unwrap();
+    cluster.run(0, &["policy", dir.to_str().unwrap(), "rs:2+1"]).ok();
+    let bytes = tree::noise(4, 6 << 20);
+    fs::write(dir.join("file"), &bytes).unwrap();
+    fs::write(a.join("seen"), b"x").unwrap();
+    assert!(b.join("far/file").exists());
+    cluster.cut(1);
+    let started = Instant::now();
+    let read = fs::read(b.join("far/file"));
+    assert!(started.elapsed() < BOUND * 2, "the read took {:?}", started.elapsed());
+    match read {
+        Ok(found) => assert!(found == bytes, "wrong bytes are worse than an error"),
+        Err(e) => assert_eq!(e.raw_os_error(), Some(libc::EIO), "{e}"),
+    }
+    cluster.mend(1);
+    cluster.wait_until(BOUND, "the machine is back", |c| c.sees_alive(0, 1) && c.sees_alive(1, 0));
+    assert!(fs::read(b.join("far/file")).unwrap() == bytes);
+}
+
+#[test]
+fn machines_in_three_subnets_form_one_share() {
+    let mut cluster = Cluster::namespaces(6, 3);
+    cluster.form();
+    let (a, b) = (cluster.mount(0), cluster.mount(1));
+    let bytes = tree::noise(5, 9 << 20);
+    fs::write(a.join("file"), &bytes).unwrap();
+    assert!(fs::read(b.join("file")).unwrap() == bytes);
+    // A whole subnet goes: two machines of six.
+    cluster.cut(2);
+    cluster.cut(5);
+    cluster.wait_until(DETECTION, "both are known dead", |c| !c.sees_alive(1, 2) && !c.sees_alive(1, 5));
+    cluster.restart(1);
+    assert!(fs::read(b.join("file")).unwrap() == bytes);
+}

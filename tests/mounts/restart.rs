@@ -1,0 +1,115 @@
+//! Stopping, starting, and what a peer costs while it only waits.
+
+use crate::harness::{BOUND, Cluster, PATIENCE, run, tree};
+use std::fs;
+use std::process::Command;
+
+/// Kilobytes resident of a process, now or at most.
+fn memory(pid: i32, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|l| l.starts_with(field)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_stopped_share_starts_again_with_everything_in_it() {
+    let mut cluster = Cluster::share(3);
+    let mount = cluster.mount(0);
+    let source = cluster.scratch("source").join("tree");
+    tree::plant(&source, 150);
+    crate::share::copy(&source, &mount.join("tree"));
+    let expected = tree::survey(&source);
+    (0..3).for_each(|i| cluster.stop(i));
+    (0..3).for_each(|i| cluster.restart(i));
+    cluster.all_in_sight();
+    let other = cluster.mount(1);
+    tree::assert_same("after stop and start", &expected, &tree::survey(&other.join("tree")));
+    // And after the power failed: what was closed is at several peers, and their logs were synced at stop.
+    cluster.kill_all(&[0, 1, 2]);
+    (0..3).for_each(|i| cluster.restart(i));
+    cluster.all_in_sight();
+    tree::assert_same("after a crash of all", &expected, &tree::survey(&mount.join("tree")));
+}
+
+#[test]
+fn a_background_mount_returns_when_it_answers_and_stops_cleanly() {
+    let mut cluster = Cluster::loopback(1);
+    cluster.init(0);
+    let mount = cluster.path(0);
+    let text = mount.to_str().unwrap();
+    cluster.run(0, &["mount", text]).ok();
+    // It has returned, so the mount answers: no waiting here.
+    fs::write(mount.join("file"), b"at once").unwrap();
+    assert!(cluster.is_mounted(0));
+    cluster.run(0, &["unmount", text]).ok();
+    assert!(!cluster.is_mounted(0), "unmount lets go before it returns");
+    assert_eq!(cluster.run(0, &["status"]).code, Some(0), "the peer goes on without its mount");
+    cluster.run(0, &["mount", text]).ok();
+    assert_eq!(fs::read(mount.join("file")).unwrap(), b"at once");
+    cluster.run(0, &["stop"]).ok();
+    assert!(!cluster.is_mounted(0), "stop takes the mount away");
+    cluster.wait_until(BOUND, "the peer is gone", |c| c.run(0, &["status"]).code == Some(1));
+}
+
+#[test]
+fn sigterm_and_umount_do_what_stop_and_unmount_do() {
+    let mut cluster = Cluster::share(2);
+    let (a, b) = (cluster.mount(0), cluster.mount(1));
+    fs::write(a.join("file"), tree::noise(1, 3 << 20)).unwrap();
+    run(Command::new("umount").arg(&a), PATIENCE).ok();
+    cluster.wait_until(BOUND, "the peer lives on", |c| c.run(0, &["status"]).code == Some(0) && !c.is_mounted(0));
+    cluster.mount(0);
+    assert!(fs::read(a.join("file")).unwrap() == tree::noise(1, 3 << 20));
+    run(Command::new("kill").arg("-TERM").arg(cluster.pid(0).to_string()), PATIENCE).ok();
+    cluster.wait_until(BOUND, "SIGTERM takes the mount away", |c| !c.is_mounted(0));
+    assert!(fs::read(b.join("file")).unwrap() == tree::noise(1, 3 << 20));
+    cluster.restart(0);
+    assert!(fs::read(a.join("file")).unwrap() == tree::noise(1, 3 << 20));
+}
+
+#[test]
+fn stopping_with_a_file_still_open_keeps_what_was_written() {
+    let mut cluster = Cluster::share(2);
+    let (a, b) = (cluster.mount(0), cluster.mount(1));
+    let mut open = fs::File::create(a.join("open")).unwrap();
+    std::io::Write::write_all(&mut open, &tree::noise(1, 300_000)).unwrap();
+    cluster.run(0, &["stop"]);
+    drop(open);
+    assert!(fs::read(b.join("open")).unwrap() == tree::noise(1, 300_000));
+}
+
+#[test]
+fn an_idle_peer_takes_under_64_mib_and_a_copy_under_512() {
+    let mut cluster = Cluster::share(6);
+    cluster.mount(0);
+    for i in 0..6 {
+        let resident = memory(cluster.pid(i), "VmRSS:");
+        assert!(resident < 64 * 1024, "peer{i} takes {resident} KiB when idle");
+    }
+    let bytes = tree::noise(1, 96 << 20);
+    for i in 0..4 {
+        fs::write(cluster.path(0).join(format!("file-{i}")), &bytes).unwrap();
+    }
+    for i in 0..6 {
+        let peak = memory(cluster.pid(i), "VmHWM:");
+        assert!(peak < 512 * 1024, "peer{i} took {peak} KiB during a copy");
+    }
+}
+
+#[test]
+fn a_killed_peer_comes_back_with_what_it_missed() {
+    let mut cluster = Cluster::share(3);
+    let (a, c) = (cluster.mount(0), cluster.mount(2));
+    fs::write(a.join("before"), b"1").unwrap();
+    cluster.kill(2);
+    for i in 0..50 {
+        fs::write(a.join(format!("missed-{i}")), tree::noise(i, 10_000)).unwrap();
+    }
+    fs::rename(a.join("before"), a.join("renamed")).unwrap();
+    cluster.restart(2);
+    cluster.wait_until(BOUND, "the peer has caught up", |_| c.join("renamed").exists());
+    for i in 0..50 {
+        assert!(fs::read(c.join(format!("missed-{i}"))).unwrap() == tree::noise(i, 10_000));
+    }
+    assert!(!c.join("before").exists());
+}
