@@ -258,7 +258,7 @@ fn what_takes_more_than_one_op_is_committed_whole() {
 }
 
 #[test]
-fn a_version_written_without_seeing_another_goes_to_a_copy() {
+fn what_another_machine_committed_while_bytes_were_dirty_stays_around_them() {
     run(async {
         let share = Share::new(3);
         let (a, b) = (share.volume(0), share.volume(1));
@@ -266,12 +266,20 @@ fn a_version_written_without_seeing_another_goes_to_a_copy() {
         store(&a, ino, b"both know this").await.unwrap();
         let mine = a.open(ino, RW).await.unwrap().handle;
         write(&a, mine, 0, b"A").await.unwrap();
-        store(&b, ino, b"b's version").await.unwrap();
+        store(&b, ino, b"b's version, a longer one").await.unwrap();
+        a.flush(mine).await.unwrap();
+        assert_eq!(read_all(&b, ino).await.unwrap(), b"A's version, a longer one");
+        a.truncate(ino, 3).await.unwrap();
+        write(&a, mine, 5, b"A").await.unwrap();
         a.flush(mine).await.unwrap();
         a.release(mine).await;
-        let copy = share.namespace().inode(ino).unwrap().forks[0].1;
-        assert_eq!(read_all(&b, ino).await.unwrap(), b"b's version");
-        assert_eq!(read_all(&b, copy).await.unwrap(), b"Aoth know this");
+        assert_eq!(read_all(&b, ino).await.unwrap(), b"A's\0\0A");
+        let mine = a.open(ino, OpenFlags { truncate: true, ..RW }).await.unwrap().handle;
+        write(&a, mine, 8, b"A").await.unwrap();
+        store(&b, ino, b"b's version, a longer one").await.unwrap();
+        a.flush(mine).await.unwrap();
+        a.release(mine).await;
+        assert_eq!(read_all(&b, ino).await.unwrap(), b"\0\0\0\0\0\0\0\0A");
     });
 }
 
