@@ -71,6 +71,8 @@ struct Inner {
     placer: Placer,
     cache: BlockCache,
     fetching: Mutex<HashMap<BlockName, watch::Receiver<Fetched>>>,
+    /// A permit an inode that lost its last name and may linger: see `names`.
+    lingering: Arc<Semaphore>,
     /// The content each file had when this machine last opened it, or made it what it is.
     opened: Cache<Ino, Stamp>,
 }
@@ -202,6 +204,7 @@ impl Volume {
                 placer: Placer::default(),
                 cache: BlockCache::new(settings.cache_bytes),
                 fetching: Mutex::default(),
+                lingering: Arc::new(Semaphore::new(names::LINGERING)),
                 opened: Cache::new(OPENED_REMEMBERED),
                 settings: VolumeSettings { dirty_bytes: dirty as u64, ..settings },
             }),

@@ -8,12 +8,20 @@ use super::{Attributes, HandleId, OpenFlags, Volume};
 use crate::id::Ino;
 use crate::namespace::{Change, Entry, Inode, Kind, NAME_BYTES, Name, Namespace, Place, Seen, TARGET_BYTES};
 use bytes::Bytes;
+use std::time::Duration;
 
 /// The most names of one file, and the most subdirectories of a directory.
 pub const MAX_LINKS: u32 = 1 << 30;
 
 /// Directories above one another; a longer chain is taken for a circle.
 const MAX_DEPTH: usize = 1 << 20;
+
+/// How long an inode without a name stays for those who have just looked the name up and are about to open it: more
+/// than the kernel trusts a name for. So who opens a file that is being replaced gets one or the other.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The most inodes that stay so; past it they go at once, and the kernel looks the name up again.
+pub(super) const LINGERING: usize = 4096;
 
 const S_ISGID: u32 = libc::S_ISGID;
 
@@ -285,7 +293,17 @@ impl Volume {
 
     async fn removed(&self, gone: Option<Ino>, seq: u64) -> Result<(), Errno> {
         if let Some(ino) = gone {
-            self.note_unlinked(ino);
+            match self.inner.lingering.clone().try_acquire_owned() {
+                Ok(permit) => {
+                    let volume = self.clone();
+                    tokio::spawn(async move {
+                        tokio::time::sleep(LINGER).await;
+                        volume.note_unlinked(ino);
+                        drop(permit);
+                    });
+                }
+                Err(_) => self.note_unlinked(ino),
+            }
         }
         self.settle(seq).await
     }

@@ -87,7 +87,7 @@ impl Daemon {
         let live = self.host.candidates().into_iter().filter(|peer| peer.alive && peer.peer != self.host.me());
         let asked: Vec<_> = live
             .map(|peer| {
-                let (network, request) = (Arc::clone(network), request.clone());
+                let (network, request) = (Arc::clone(network), request);
                 tokio::spawn(async move { network.request(peer.peer, request, Bytes::new(), ASK_DEADLINE).await })
             })
             .collect();

@@ -1,7 +1,7 @@
 //! The kernel's requests, each answered at once from memory or by a task. The kernel's types end here.
 
 use super::caller;
-use super::convert::{errno, file_attr, file_type, lock, lock_type, time_change};
+use super::convert::{errno, file_attr, file_type, lock, lock_type, stale, time_change};
 use super::invalidate::Invalidator;
 use super::mount::MAX_REQUEST_BYTES;
 use super::serving::{GENERATION, Serving, answer, sized};
@@ -150,7 +150,7 @@ impl Filesystem for Adapter {
 
     fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {
         guarded("readlink", || {
-            answer!(reply, self.inner.volume.read_link(ino(number)), target => reply.data(&target));
+            answer!(reply, self.inner.volume.read_link(ino(number)).map_err(stale), target => reply.data(&target));
         });
     }
 
@@ -327,7 +327,7 @@ impl Filesystem for Adapter {
     fn opendir(&self, _request: &Request, number: INodeNo, _flags: fuser::OpenFlags, reply: ReplyOpen) {
         guarded("opendir", || {
             let inner = &self.inner;
-            answer!(reply, inner.volume.open_directory(ino(number)), directory => {
+            answer!(reply, inner.volume.open_directory(ino(number)).map_err(stale), directory => {
                 reply.opened(inner.keep_directory(directory), FopenFlags::empty());
             });
         });
@@ -409,27 +409,27 @@ impl Filesystem for Adapter {
     ) {
         let (name, value) = (Bytes::copy_from_slice(name.as_bytes()), Bytes::copy_from_slice(value));
         self.spawn(|inner| async move {
-            answer!(reply, inner.volume.set_xattr(ino(number), &name, &value, flags).await, () => reply.ok());
+            answer!(reply, inner.volume.set_xattr(ino(number), &name, &value, flags).await.map_err(stale), () => reply.ok());
         });
     }
 
     fn getxattr(&self, _request: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         guarded("getxattr", || {
-            let value = self.inner.volume.xattr(ino(number), name.as_bytes());
+            let value = self.inner.volume.xattr(ino(number), name.as_bytes()).map_err(stale);
             answer!(reply, value, value => sized(reply, size, &value));
         });
     }
 
     fn listxattr(&self, _request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
         guarded("listxattr", || {
-            answer!(reply, self.inner.volume.xattrs(ino(number)), list => sized(reply, size, &list));
+            answer!(reply, self.inner.volume.xattrs(ino(number)).map_err(stale), list => sized(reply, size, &list));
         });
     }
 
     fn removexattr(&self, _request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = Bytes::copy_from_slice(name.as_bytes());
         self.spawn(|inner| async move {
-            answer!(reply, inner.volume.remove_xattr(ino(number), &name).await, () => reply.ok());
+            answer!(reply, inner.volume.remove_xattr(ino(number), &name).await.map_err(stale), () => reply.ok());
         });
     }
 

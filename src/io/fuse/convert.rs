@@ -14,6 +14,12 @@ pub(super) fn errno(errno: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(errno.0)
 }
 
+/// For a request about an inode by its number, which the kernel has from a name: where the inode is gone, the name
+/// may stand for another by now. `ESTALE` makes the kernel look it up again; `ENOENT` would reach the program.
+pub(super) fn stale(errno: Errno) -> Errno {
+    if errno.0 == libc::ENOENT { Errno(libc::ESTALE) } else { errno }
+}
+
 pub(super) fn file_type(format: u32) -> FileType {
     match format & libc::S_IFMT {
         libc::S_IFDIR => FileType::Directory,

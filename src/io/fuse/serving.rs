@@ -1,6 +1,6 @@
 //! What serving a mount takes besides the volume: open directories, locks, how handles were opened.
 
-use super::convert::file_attr;
+use super::convert::{file_attr, stale};
 use super::invalidate::Invalidator;
 use crate::id::Ino;
 use crate::volume::attributes::{AttributeChange, without_suid};
@@ -63,7 +63,7 @@ impl Serving {
     }
 
     pub fn attr(&self, reply: ReplyAttr, found: Result<Attributes, Errno>) {
-        answer!(reply, found, attributes => reply.attr(&self.cache_for, &file_attr(&attributes)))
+        answer!(reply, found.map_err(stale), attributes => reply.attr(&self.cache_for, &file_attr(&attributes)))
     }
 
     pub fn directory(&self, fh: FileHandle) -> Result<Arc<Directory>, Errno> {
@@ -98,7 +98,7 @@ impl Serving {
     }
 
     pub async fn open(&self, ino: Ino, flags: OpenFlags, caller: u32) -> Result<(HandleId, FopenFlags), Errno> {
-        let opened = self.volume.open(ino, flags).await?;
+        let opened = self.volume.open(ino, flags).await.map_err(stale)?;
         if flags.truncate && caller != 0 {
             let mode = self.volume.attributes(ino)?.mode;
             if without_suid(mode) != mode {

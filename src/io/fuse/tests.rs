@@ -147,6 +147,55 @@ fn appenders_never_write_over_one_another() {
 }
 
 #[test]
+fn who_opens_a_file_that_is_being_replaced_gets_one_or_the_other() {
+    let world = world();
+    let (target, next) = (world.path("target"), world.path("next"));
+    fs::write(&target, [b'x'; 1000]).unwrap();
+    std::thread::scope(|scope| {
+        let replacing = scope.spawn(|| {
+            for round in 0..500u32 {
+                fs::write(&next, [b'a' + (round % 26) as u8; 1000]).unwrap();
+                fs::rename(&next, &target).unwrap();
+            }
+        });
+        while !replacing.is_finished() {
+            let content = fs::read(&target).unwrap();
+            assert!(content.len() == 1000 && content.iter().all(|byte| *byte == content[0]));
+        }
+        replacing.join().unwrap();
+    });
+    world.end();
+}
+
+#[test]
+fn names_that_stay_are_listed_once_while_others_come_and_go() {
+    let world = world();
+    let dir = world.path("dir");
+    fs::create_dir(&dir).unwrap();
+    for number in 0..300 {
+        File::create(dir.join(format!("stays-{number}"))).unwrap();
+    }
+    std::thread::scope(|scope| {
+        let churning = scope.spawn(|| {
+            for number in 0..500 {
+                let path = dir.join(format!("goes-{number}"));
+                File::create(&path).unwrap();
+                fs::remove_file(&path).unwrap();
+            }
+        });
+        while !churning.is_finished() {
+            let mut listed = names(&dir);
+            listed.retain(|name| name.starts_with("stays"));
+            assert_eq!(listed.len(), 300);
+            listed.dedup();
+            assert_eq!(listed.len(), 300);
+        }
+        churning.join().unwrap();
+    });
+    world.end();
+}
+
+#[test]
 fn links_and_symlinks_lead_to_the_same_file() {
     let world = world();
     let (file, hard, soft) = (world.path("file"), world.path("hard"), world.path("soft"));

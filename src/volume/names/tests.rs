@@ -107,6 +107,12 @@ async fn a_file_is_gone_with_its_last_name() {
     v.unlink(ROOT, b"f").await.unwrap();
     assert_eq!(v.attributes(f).unwrap().nlink, 1);
     v.unlink(ROOT, b"g").await.unwrap();
+    assert_eq!(v.attributes(f).unwrap().nlink, 0, "who has just looked it up may still open it");
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while v.attributes(f).is_ok() {
+        assert!(std::time::Instant::now() < deadline, "it was never reaped");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     assert_eq!(error(v.attributes(f)), libc::ENOENT);
 }
 
