@@ -106,7 +106,7 @@ pub fn machine() -> String {
         field(&read("/proc/cpuinfo"), "model name"),
         memory / (1 << 20) as f64,
         read("/proc/sys/kernel/osrelease").trim(),
-        out("stat", &["-f", "-c", "%T", temp.to_str().unwrap_or("/tmp")]),
+        out("findmnt", &["-n", "-o", "FSTYPE", "-T", temp.to_str().unwrap_or("/tmp")]),
         out("rustc", &["--version"]),
         out("git", &["rev-parse", "--short", "HEAD"]),
         out("date", &["-u", "+%F"]),
