@@ -51,6 +51,9 @@ const LET_GO_DEADLINE: Duration = Duration::from_secs(3);
 /// How long a peer that comes back from a power cut waits for the first other one.
 const HEAR_DEADLINE: Duration = Duration::from_secs(15);
 
+/// How long a start waits for peers that may be dead. Live ones on a LAN answer within a tenth of this.
+const MEET_DEADLINE: Duration = Duration::from_secs(2);
+
 /// How to run a peer.
 #[derive(Clone, Debug, Default)]
 pub struct RunOptions {
@@ -136,6 +139,7 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
         daemon.mount(&mountpoint)?;
     }
     tokio::spawn(upkeep(Arc::downgrade(&daemon)));
+    meet_the_others(&host).await;
     ready();
 
     let outcome = daemon.until_stopped().await;
@@ -143,6 +147,20 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
     host.stop();
     network.shutdown().await;
     outcome
+}
+
+/// Waits until the other peers are here, or for the time in which those that live would be: whoever uses the mount
+/// the moment it answers should find what they hold.
+async fn meet_the_others(host: &Host) {
+    let deadline = tokio::time::Instant::now() + MEET_DEADLINE;
+    let mut poll = tokio::time::interval(Duration::from_millis(20));
+    while tokio::time::Instant::now() < deadline {
+        let all_here = host.candidates().iter().all(|peer| peer.alive);
+        if all_here && (host.roster().len() < 2 || host.has_caught_up()) {
+            return;
+        }
+        poll.tick().await;
+    }
 }
 
 /// After a power cut this disk may lack the last ops this peer made, while others have them. They are taken back

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::id::{Ino, PeerKey, PeerTag, ShareId};
 use crate::io::quic::{self, Identity};
 use crate::io::store::{Home, HomePaths, OpLog};
-use crate::namespace::{Change, Namespace, PeerRecord};
+use crate::namespace::{Change, Namespace, PeerRecord, SetAttributes};
 use crate::policy::Policy;
 use crate::time::WallTime;
 use crate::wire::Ticket;
@@ -67,7 +67,21 @@ pub fn init(home: &Path, options: InitOptions) -> anyhow::Result<InitReport> {
     let created = Home::create(home, share, identity.pkcs8())?;
     let mut namespace = Namespace::new();
     let policy = Some(options.policy.unwrap_or(config.policy));
-    let changes = vec![Change::Admit { peer: record }, Change::SetPolicy { ino: Ino::ROOT, policy }];
+    // SAFETY: both always succeed and take nothing.
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let owner = SetAttributes {
+        uid: Some(uid),
+        gid: Some(gid),
+        mtime: Some(now()),
+        ctime: Some(now()),
+        ..SetAttributes::default()
+    };
+    let changes = vec![
+        Change::Admit { peer: record },
+        Change::SetPolicy { ino: Ino::ROOT, policy },
+        // Whoever founds a share can write in it.
+        Change::SetAttributes { ino: Ino::ROOT, set: owner },
+    ];
     let applied = namespace.change(identity.key().tag(), now(), changes);
     let (log, _) = OpLog::open(&created.paths().log(), |_| {})?;
     log.append(&applied.ops)?;

@@ -44,8 +44,9 @@ pub enum MountError {
 /// Who may use a mount, and how the kernel shows it.
 #[derive(Clone, Debug)]
 pub struct MountOptions {
-    /// How long the kernel trusts a name or attributes without asking again. Changes made through other machines
-    /// are announced to it anyway; this bounds what a lost announcement can do.
+    /// How long the kernel trusts a name or attributes without asking again. By default not at all: an `open` that
+    /// starts after a `close` on another machine sees what that wrote, and an announcement to the kernel may
+    /// come later than the first of these. Asking costs one answer from memory.
     pub cache_for: Duration,
     /// Threads that take requests from the kernel.
     pub threads: usize,
@@ -55,7 +56,7 @@ pub struct MountOptions {
 
 impl Default for MountOptions {
     fn default() -> Self {
-        MountOptions { cache_for: Duration::from_secs(1), threads: 2, read_ahead: 4 << 20 }
+        MountOptions { cache_for: Duration::ZERO, threads: 2, read_ahead: 4 << 20 }
     }
 }
 

@@ -13,6 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// How long a request waits for a peer that is thought alive and not connected: it is being dialled, or one
+/// connection takes the place of another.
+const CONNECT_WAIT: Duration = Duration::from_secs(1);
+
 /// Why a request brought no answer. Another peer may.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
@@ -42,7 +46,7 @@ impl Network {
         body: Bytes,
         deadline: Duration,
     ) -> Result<(Response, Bytes), RequestError> {
-        let (peer, link) = self.reach(to)?;
+        let (peer, link) = self.reach(to, deadline).await?;
         let dead = peer.state.lock().dead.clone();
         let header = wire::frame(&request).map_err(RequestError::Invalid)?;
         if body.len() != request.body_bytes() {
@@ -64,7 +68,7 @@ impl Network {
 
     /// The pieces of a peer's snapshot; fails when one of them makes no progress within `deadline`.
     pub async fn fetch_snapshot(&self, from: PeerTag, deadline: Duration) -> Result<Vec<Bytes>, RequestError> {
-        let (peer, link) = self.reach(from)?;
+        let (peer, link) = self.reach(from, deadline).await?;
         let dead = peer.state.lock().dead.clone();
         let header = wire::frame(&Request::Snapshot).map_err(RequestError::Invalid)?;
         let exchange = async {
@@ -87,15 +91,31 @@ impl Network {
         }
     }
 
-    fn reach(&self, to: PeerTag) -> Result<(Arc<Peer>, Arc<Link>), RequestError> {
+    async fn reach(&self, to: PeerTag, deadline: Duration) -> Result<(Arc<Peer>, Arc<Link>), RequestError> {
         let peer = self.peer(to).ok_or(RequestError::NotConnected(to))?;
-        let state = peer.state.lock();
-        if !state.alive {
-            return Err(RequestError::Dead(to));
+        let until = tokio::time::Instant::now() + deadline.min(CONNECT_WAIT);
+        loop {
+            let linked = peer.linked.notified();
+            tokio::pin!(linked);
+            linked.as_mut().enable();
+            let dead = {
+                let state = peer.state.lock();
+                if !state.alive {
+                    return Err(RequestError::Dead(to));
+                }
+                if let Some(link) = &state.link {
+                    let link = link.clone();
+                    drop(state);
+                    return Ok((peer, link));
+                }
+                state.dead.clone()
+            };
+            tokio::select! {
+                () = &mut linked => {}
+                () = dead.cancelled() => return Err(RequestError::Dead(to)),
+                () = tokio::time::sleep_until(until) => return Err(RequestError::NotConnected(to)),
+            }
         }
-        let link = state.link.clone().ok_or(RequestError::NotConnected(to))?;
-        drop(state);
-        Ok((peer, link))
     }
 
     /// Sends a request and reads the header of its answer.

@@ -22,6 +22,8 @@ pub(super) struct Peer {
     pub(super) control: tokio::sync::Mutex<()>,
     /// Wakes the dialler: the connection went, or the addresses changed.
     pub(super) changed: Notify,
+    /// Wakes the requests that wait for a connection.
+    pub(super) linked: Notify,
     /// Taken off the roster, or the network stops.
     pub(super) removed: CancellationToken,
     pub(super) latency: Latency,
@@ -80,6 +82,7 @@ impl Peer {
             turn: Mutex::new(()),
             control: tokio::sync::Mutex::new(()),
             changed: Notify::new(),
+            linked: Notify::new(),
             removed,
             latency: Latency::default(),
         }
@@ -105,6 +108,7 @@ impl Peer {
             old.retired.cancel();
         }
         let old = state.link.replace(link.clone());
+        self.linked.notify_waiters();
         if !state.alive {
             state.alive = true;
             state.dead = CancellationToken::new();
