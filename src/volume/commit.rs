@@ -5,8 +5,8 @@ use super::dirty::{CHUNK, Content, Progress};
 use super::handle::{FileContent, FileState};
 use super::ports::Errno;
 use super::read::Part;
-use crate::id::{BlockName, Ino, PeerTag};
-use crate::namespace::{Change, Extent, INLINE_BYTES, Inode, Namespace, NewBlock, Source, WRITE_EXTENTS};
+use crate::id::{BlockName, Ino};
+use crate::namespace::{Change, Extent, INLINE_BYTES, Namespace, NewBlock, Source, WRITE_EXTENTS};
 use crate::time::Stamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -73,7 +73,7 @@ impl Volume {
         let rest = made.more || !state.overlay.is_empty();
         match (&mut state.unsaved, inode) {
             (Some(unsaved), Some(inode)) if rest || unsaved.changes != made.changes => {
-                unsaved.base = own_line(&namespace, inode, me);
+                unsaved.began = inode.content;
             }
             (unsaved, _) => {
                 *unsaved = None;
@@ -181,7 +181,9 @@ fn make(namespace: &Namespace, ino: Ino, state: &mut FileContent, made: &mut Mad
     let Some(unsaved) = state.unsaved else { return Ok(Vec::new()) };
     let mut extents: Vec<(u64, Extent)> = Vec::new();
     let mut blocks: BTreeMap<BlockName, NewBlock> = BTreeMap::new();
-    let mut size = unsaved.size;
+    // What others wrote past the end meanwhile stays, unless the size was set here.
+    let whole = if unsaved.resized { unsaved.size } else { unsaved.size.max(inode.size) };
+    let mut size = whole;
     state.overlay.split_holes(|from, to| many_extents(namespace, ino, from, to));
     for (offset, piece) in state.overlay.iter_mut() {
         let end = offset + piece.len;
@@ -203,7 +205,7 @@ fn make(namespace: &Namespace, ino: Ino, state: &mut FileContent, made: &mut Mad
             }
             Content::Hole if ready => {
                 let before = extents.len();
-                ready = punch(namespace, ino, offset, end.min(unsaved.size), &mut extents);
+                ready = punch(namespace, ino, offset, end.min(whole), &mut extents);
                 if !ready {
                     extents.truncate(before);
                     made.more = true;
@@ -226,11 +228,13 @@ fn make(namespace: &Namespace, ino: Ino, state: &mut FileContent, made: &mut Mad
         return Err(Errno(libc::EAGAIN));
     }
     made.changes = unsaved.changes;
-    made.followed = (inode.content == unsaved.base).then_some(unsaved.base);
+    made.followed = (inode.content == unsaved.began).then_some(unsaved.began);
     let ctime = unsaved.ctime.max(inode.ctime);
     Ok(vec![Change::Write {
         ino,
-        base: unsaved.base,
+        // A change that came from elsewhere meanwhile has been seen by now: this op lays its bytes over it, as a
+        // second writer on one machine does. Only what nobody here has seen makes a conflict.
+        base: inode.content,
         linked: inode.nlink > 0,
         extents,
         blocks: blocks.into_values().collect(),
@@ -239,15 +243,6 @@ fn make(namespace: &Namespace, ino: Ino, state: &mut FileContent, made: &mut Mad
         ctime,
         clear_suid: false,
     }])
-}
-
-/// The content this peer's next change builds on: its own last op, also where that went to a conflict copy.
-fn own_line(namespace: &Namespace, inode: &Inode, me: PeerTag) -> Stamp {
-    if inode.content.peer == me {
-        return inode.content;
-    }
-    let copy = inode.forks.iter().rev().find(|(peer, _)| *peer == me).and_then(|(_, copy)| namespace.inode(*copy));
-    copy.map(|copy| copy.content).filter(|content| content.peer == me).unwrap_or(inode.content)
 }
 
 /// Where a hole over more extents than one op should clear is to be split.

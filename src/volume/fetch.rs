@@ -107,8 +107,7 @@ impl Volume {
                 if peer != self.inner.control.me() {
                     slowest = slowest.max(Duration::from_micros(self.inner.network.latency_us(peer)));
                 }
-                // Where everybody is slow, asking more of them makes it slower.
-                hedge_at = Instant::now() + self.inner.settings.hedge.max(slowest * 3).min(Duration::from_secs(1));
+                hedge_at = Instant::now() + self.hedge(slowest);
                 let volume = self.clone();
                 let id = ShardId { block: wanted.name, index };
                 asking.spawn(async move {
@@ -125,6 +124,8 @@ impl Volume {
                     Some(Err(_)) => more = 1,
                     Some(Ok((index, peer, got))) => {
                         in_flight.retain(|one| *one != index);
+                        // Whoever else is late is late from here on: on a busy machine all of them are at first.
+                        hedge_at = Instant::now() + self.hedge(slowest);
                         let fate = judge(&wanted, index, &got);
                         asked.insert((index, peer), fate);
                         let Ok(shard) = got else { more = 1; continue };
@@ -154,6 +155,11 @@ impl Volume {
                 () = sleep_until(deadline) => return None,
             }
         }
+    }
+
+    /// How long to wait before one more is asked. Where everybody is slow, asking more of them makes it slower.
+    fn hedge(&self, slowest: Duration) -> Duration {
+        self.inner.settings.hedge.max(slowest * 3).min(Duration::from_secs(1))
     }
 
     /// The block, if some k of the shards, the newest among them, decode to what the name says.

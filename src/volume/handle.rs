@@ -3,7 +3,7 @@
 use super::dirty::{Content, Overlay};
 use super::ports::Errno;
 use super::read::Pattern;
-use super::{Attributes, HandleId, OpenFlags, Opened, Volume};
+use super::{Attributes, HandleId, MAX_FILE_BYTES, OpenFlags, Opened, Volume};
 use crate::id::Ino;
 use crate::namespace::{Change, Inode, Kind};
 use crate::time::{Stamp, WallTime};
@@ -51,9 +51,11 @@ pub(super) struct FileContent {
 /// What the next op about the content says besides the extents.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unsaved {
-    /// The content that this machine's changes build on.
-    pub base: Stamp,
+    /// The content when the changes began.
+    pub began: Stamp,
     pub size: u64,
+    /// It was cut to a size; else it is only as large as what was written needs.
+    pub resized: bool,
     pub mtime: WallTime,
     pub ctime: WallTime,
     /// Counts changes, to see whether one came while an op was made.
@@ -276,8 +278,9 @@ impl Volume {
             let inode = namespace.inode(file.ino).ok_or(Errno(libc::ESTALE))?;
             state = file.state.lock();
             state.unsaved.get_or_insert(Unsaved {
-                base: inode.content,
+                began: inode.content,
                 size: inode.size,
+                resized: false,
                 mtime: inode.mtime,
                 ctime: inode.ctime,
                 changes: 0,
@@ -315,8 +318,11 @@ impl FileContent {
     pub fn resize(&mut self, size: u64) {
         let Some(unsaved) = &mut self.unsaved else { return };
         let before = std::mem::replace(&mut unsaved.size, size);
-        // Over what the namespace may still have there, and over what was laid there.
-        self.overlay.punch(size.min(before), before);
+        unsaved.resized |= size <= before;
+        if size < before {
+            // Over what was laid there, and what the namespace has there or comes to have.
+            self.overlay.punch(size, MAX_FILE_BYTES);
+        }
     }
 
     /// The size, if changes are waiting here.

@@ -1,6 +1,6 @@
 //! Changing a file's shape: size, holes, ranges shared with another file; and finding its holes.
 
-use super::dirty::CHUNK;
+use super::dirty::{CHUNK, Content};
 use super::handle::FileState;
 use super::ports::Errno;
 use super::read::Part;
@@ -93,7 +93,8 @@ impl Volume {
         let namespace = self.inner.control.namespace();
         let settled = namespace.extents(file.ino, from, u64::MAX).next().map(|(at, _)| at.max(from));
         let state = file.state.lock();
-        let laid = state.overlay.range(from, u64::MAX).next().map(|(at, _)| at.max(from));
+        let mut laid = state.overlay.range(from, u64::MAX).filter(|(_, piece)| !matches!(piece.content, Content::Hole));
+        let laid = laid.next().map(|(at, _)| at.max(from));
         settled.into_iter().chain(laid).min()
     }
 

@@ -29,12 +29,12 @@ use std::time::{Duration, SystemTime};
 
 /// What is asked of the kernel where it has it. Not among them: the write-back cache (the kernel would own size and
 /// times and not see other machines' changes), and what fuser 0.18 cannot answer (`SETXATTR_EXT`, `ALLOW_IDMAP`,
-/// `SECURITY_CTX`, `CREATE_SUPP_GROUP`).
-const CAPABILITIES: [InitFlags; 13] = [
+/// `SECURITY_CTX`, `CREATE_SUPP_GROUP`). Nor truncation by opening (`ATOMIC_O_TRUNC`): the kernel would empty a program
+/// that is running before it notices that it must not.
+const CAPABILITIES: [InitFlags; 12] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_POSIX_LOCKS,
     InitFlags::FUSE_FLOCK_LOCKS,
-    InitFlags::FUSE_ATOMIC_O_TRUNC,
     InitFlags::FUSE_BIG_WRITES,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
@@ -246,10 +246,9 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn open(&self, request: &Request, number: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
-        let caller = request.uid();
+    fn open(&self, _request: &Request, number: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
         self.spawn(|inner| async move {
-            let opened = inner.open(ino(number), OpenFlags::from_libc(flags.0), caller).await;
+            let opened = inner.open(ino(number), OpenFlags::from_libc(flags.0)).await;
             answer!(reply, opened, (handle, flags) => reply.opened(FileHandle(handle.0), flags));
         });
     }

@@ -3,7 +3,6 @@
 use super::convert::{file_attr, stale};
 use super::invalidate::Invalidator;
 use crate::id::Ino;
-use crate::volume::attributes::{AttributeChange, without_suid};
 use crate::volume::directory::Directory;
 use crate::volume::locks::Locks;
 use crate::volume::ports::Errno;
@@ -97,15 +96,8 @@ impl Serving {
         flags
     }
 
-    pub async fn open(&self, ino: Ino, flags: OpenFlags, caller: u32) -> Result<(HandleId, FopenFlags), Errno> {
+    pub async fn open(&self, ino: Ino, flags: OpenFlags) -> Result<(HandleId, FopenFlags), Errno> {
         let opened = self.volume.open(ino, flags).await.map_err(stale)?;
-        if flags.truncate && caller != 0 {
-            let mode = self.volume.attributes(ino)?.mode;
-            if without_suid(mode) != mode {
-                let change = AttributeChange { mode: Some(without_suid(mode)), ..Default::default() };
-                self.volume.set_attributes(ino, change, caller).await?;
-            }
-        }
         Ok((opened.handle, self.opened(ino, opened.handle, flags.append && flags.write, opened.keep_cache)))
     }
 

@@ -196,6 +196,27 @@ fn names_that_stay_are_listed_once_while_others_come_and_go() {
 }
 
 #[test]
+fn a_running_program_is_not_truncated() {
+    let world = world();
+    let path = world.path("program");
+    fs::copy("/bin/sleep", &path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut running = std::process::Command::new(&path).arg("60").spawn().unwrap();
+    for flags in [libc::O_WRONLY, libc::O_RDONLY | libc::O_TRUNC] {
+        // SAFETY: a C string.
+        assert_eq!(unsafe { libc::open(c_path(&path).as_ptr(), flags) }, -1);
+        assert_eq!(errno(), libc::ETXTBSY);
+    }
+    assert_eq!(fs::read(&path).unwrap(), fs::read("/bin/sleep").unwrap());
+    assert!(running.try_wait().unwrap().is_none());
+    running.kill().unwrap();
+    running.wait().unwrap();
+    fs::write(&path, "short").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"short");
+    world.end();
+}
+
+#[test]
 fn links_and_symlinks_lead_to_the_same_file() {
     let world = world();
     let (file, hard, soft) = (world.path("file"), world.path("hard"), world.path("soft"));
