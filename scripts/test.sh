@@ -49,6 +49,6 @@ needs ip=iproute2 nsenter=util-linux setfattr=attr rsync=rsync sqlite3=sqlite3 t
 if [ "$mode" = --full ]; then export SHOAL_TEST_FULL=1; fi
 
 # The harness holds back clusters itself: two at a time, however many threads there are.
-step "Unit, property and mount tests" cargo test --locked
+step "Unit, property and mount tests" cargo test --locked --no-fail-fast
 step "POSIX suites" ./scripts/posix.sh
 finish 0
