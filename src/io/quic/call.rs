@@ -106,7 +106,7 @@ impl Network {
                 if let Some(link) = &state.link {
                     let link = link.clone();
                     drop(state);
-                    return Ok((peer, link));
+                    return Ok((peer.clone(), link));
                 }
                 state.dead.clone()
             };
