@@ -3,7 +3,7 @@
 use crate::cli::{background, interrupt};
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -229,6 +229,7 @@ fn project_files(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
 /// cannot be read is left out.
 fn bounded(root: &Path, wanted: impl Fn(&Path, &Metadata) -> bool, mut bytes: u64) -> anyhow::Result<Vec<PathBuf>> {
     let mut chosen = Vec::new();
+    let mut linked = BTreeSet::new();
     let mut pending = vec![PathBuf::new()];
     while let Some(directory) = pending.pop() {
         interrupt::check()?;
@@ -243,6 +244,8 @@ fn bounded(root: &Path, wanted: impl Fn(&Path, &Metadata) -> bool, mut bytes: u6
             }
             if found.is_dir() {
                 below.push(name);
+            } else if found.nlink() > 1 && !linked.insert((found.dev(), found.ino())) {
+                // Another name of a file that is chosen already: a build links its artefacts to two places.
             } else if found.is_symlink() || (found.is_file() && found.len() <= bytes) {
                 // A small file costs more than its bytes.
                 bytes = bytes.saturating_sub(found.len() + 4096);
