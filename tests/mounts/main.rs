@@ -2,6 +2,7 @@
 //! part of it runs with `cargo test --test mounts promises::`. `SHOAL_TEST_FULL=1` takes sizes of a release.
 
 mod coherence;
+mod commands;
 mod groups;
 mod harness;
 mod joining;

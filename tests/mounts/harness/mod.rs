@@ -9,6 +9,7 @@ pub mod tree;
 
 pub use command::{PATIENCE, Ran, ends_within, run, tool};
 use leftovers::kill;
+pub use leftovers::mounts_under;
 use network::Network;
 use serde_json::Value;
 use std::collections::BTreeSet;
