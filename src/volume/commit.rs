@@ -14,6 +14,10 @@ use std::sync::Arc;
 /// More extents than this in one chunk are merged when it is written to again.
 const SCATTERED: usize = 16;
 
+/// Inline bytes in one op. As many full inline extents as an op may have would not fit a control message (4 MiB), nor
+/// a piece of a snapshot (1 MiB): such an op could be sent to nobody.
+const INLINE_IN_OP: usize = 256 << 10;
+
 /// How the making of one op went.
 #[derive(Default)]
 struct Made {
@@ -184,12 +188,18 @@ fn make(namespace: &Namespace, ino: Ino, state: &mut FileContent, made: &mut Mad
     // What others wrote past the end meanwhile stays, unless the size was set here.
     let whole = if unsaved.resized { unsaved.size } else { unsaved.size.max(inode.size) };
     let mut size = whole;
+    let mut inline = 0;
     state.overlay.split_holes(|from, to| many_extents(namespace, ino, from, to));
     for (offset, piece) in state.overlay.iter_mut() {
         let end = offset + piece.len;
         let mut ready = extents.len() < WRITE_EXTENTS;
         match &piece.content {
+            Content::Dirty(bytes) if bytes.len() <= INLINE_BYTES && inline + bytes.len() > INLINE_IN_OP => {
+                ready = false;
+                made.more = true;
+            }
             Content::Dirty(bytes) if ready && bytes.len() <= INLINE_BYTES => {
+                inline += bytes.len();
                 let source = Source::Inline(bytes::Bytes::copy_from_slice(bytes));
                 extents.push((offset, Extent { len: piece.len as u32, source }));
             }
