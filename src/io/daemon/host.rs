@@ -133,7 +133,13 @@ impl Host {
             _ => {}
         }
         let mut core = self.core.lock();
-        let effects = core.handle(&mut self.namespace.write(), event, self.now());
+        let effects = {
+            let mut namespace = self.namespace.write();
+            let effects = core.handle(&mut namespace, event, self.now());
+            // After a power cut others give this peer back ops of its own: the numbers in them are used up.
+            self.next_number.fetch_max(namespace.counter(self.me) + 1, Ordering::Relaxed);
+            effects
+        };
         self.carry_out(&mut core, effects);
     }
 
