@@ -9,6 +9,9 @@ use crate::wire::ControlMessage;
 /// The most bytes of ops in one message while a peer catches up.
 const BATCH_BYTES: usize = 1 << 20;
 
+/// The most own ops in one message. Each is well below 512 KiB, so that even that many large ones fit a message.
+const PUSH_OPS: usize = 8;
+
 /// For so many ticks changes wait for a peer whose connection broke, or was replaced, to have them after all: a
 /// reconnect takes a moment, and meanwhile its mount serves what it has.
 const GRACE_TICKS: u8 = 3;
@@ -111,11 +114,13 @@ impl Peer {
 
     /// Sends own new ops to everyone who has all earlier ones on the way.
     pub(super) fn push_own(&mut self, ops: &[Op], effects: &mut Vec<Effect>) {
-        let Some((first, last)) = ops.first().zip(ops.last()) else { return };
-        for (peer, link) in &mut self.links {
-            if link.greeted && link.sent.get(self.me) + 1 == first.seq {
-                link.sent.0.insert(self.me, last.seq);
-                effects.push(Effect::SendControl { to: *peer, message: ControlMessage::Ops(ops.to_vec()) });
+        for ops in ops.chunks(PUSH_OPS) {
+            let Some((first, last)) = ops.first().zip(ops.last()) else { return };
+            for (peer, link) in &mut self.links {
+                if link.greeted && link.sent.get(self.me) + 1 == first.seq {
+                    link.sent.0.insert(self.me, last.seq);
+                    effects.push(Effect::SendControl { to: *peer, message: ControlMessage::Ops(ops.to_vec()) });
+                }
             }
         }
     }
