@@ -9,13 +9,23 @@ use crate::wire::ControlMessage;
 /// The most bytes of ops in one message while a peer catches up.
 const BATCH_BYTES: usize = 1 << 20;
 
+/// The most own ops in one message. Each is well below 512 KiB, so that even that many large ones fit a message.
+const PUSH_OPS: usize = 8;
+
+/// For so many ticks changes wait for a peer whose connection broke, or was replaced, to have them after all: a
+/// reconnect takes a moment, and meanwhile its mount serves what it has.
+const GRACE_TICKS: u8 = 3;
+
 /// What is known of a connected peer.
 #[derive(Default)]
 pub(super) struct Link {
     /// It said Hello: from then on ops may be sent to it.
     pub(super) greeted: bool,
-    /// It once had everything we had: changes now wait for it.
+    /// Everything it lacked is at least on its way: changes now wait for it. To wait until it has arrived could
+    /// mean never, while people go on writing.
     pub(super) current: bool,
+    /// It once had everything we had.
+    kept_up: bool,
     /// What it said it has.
     pub(super) theirs: VersionVector,
     /// What it said it has on stable storage.
@@ -26,6 +36,17 @@ pub(super) struct Link {
     told: (VersionVector, VersionVector),
     /// It lacked something at the last tick already: not just an op in flight from its author.
     lagging: bool,
+}
+
+impl Link {
+    /// What it has, or will have when all that was sent arrives.
+    fn on_its_way(&self) -> VersionVector {
+        let mut has = self.theirs.clone();
+        for (peer, seq) in &self.sent.0 {
+            raise(&mut has, *peer, *seq);
+        }
+        has
+    }
 }
 
 impl Peer {
@@ -83,6 +104,9 @@ impl Peer {
             ControlMessage::Load { .. } => {}
             ControlMessage::Leaving => {
                 link.current = false;
+                // It hears of nothing more on this connection, so what it still says does not make it current again.
+                link.greeted = false;
+                self.absent.remove(&from);
                 effects.push(Effect::Settled);
             }
         }
@@ -90,11 +114,13 @@ impl Peer {
 
     /// Sends own new ops to everyone who has all earlier ones on the way.
     pub(super) fn push_own(&mut self, ops: &[Op], effects: &mut Vec<Effect>) {
-        let Some((first, last)) = ops.first().zip(ops.last()) else { return };
-        for (peer, link) in &mut self.links {
-            if link.greeted && link.sent.get(self.me) + 1 == first.seq {
-                link.sent.0.insert(self.me, last.seq);
-                effects.push(Effect::SendControl { to: *peer, message: ControlMessage::Ops(ops.to_vec()) });
+        for ops in ops.chunks(PUSH_OPS) {
+            let Some((first, last)) = ops.first().zip(ops.last()) else { return };
+            for (peer, link) in &mut self.links {
+                if link.greeted && link.sent.get(self.me) + 1 == first.seq {
+                    link.sent.0.insert(self.me, last.seq);
+                    effects.push(Effect::SendControl { to: *peer, message: ControlMessage::Ops(ops.to_vec()) });
+                }
             }
         }
     }
@@ -142,10 +168,22 @@ impl Peer {
             namespace.heard(from, &durable);
             link.durable = durable;
         }
-        link.current |= link.greeted && link.theirs.covers(namespace.vector());
+        link.kept_up |= link.greeted && link.theirs.covers(namespace.vector());
         effects.push(Effect::Settled);
-        if !link.current {
+        // Where own ops are not on their way, as after a Hello in the middle of a connection, none are pushed either.
+        let (has, had) = (link.on_its_way().get(self.me), namespace.vector().get(self.me));
+        if !link.current || has < had {
             self.catch_up(namespace, from, effects);
+        }
+        if self.links.get(&from).is_some_and(|link| link.current) {
+            self.absent.remove(&from);
+        }
+    }
+
+    /// The connection to a peer is gone, or about to be replaced.
+    pub(super) fn unlink(&mut self, peer: PeerTag) {
+        if self.links.remove(&peer).is_some_and(|link| link.current && link.kept_up) {
+            self.absent.insert(peer, GRACE_TICKS);
         }
     }
 
@@ -155,11 +193,9 @@ impl Peer {
         if !link.greeted {
             return;
         }
-        let mut has = link.theirs.clone();
-        for (peer, seq) in &link.sent.0 {
-            raise(&mut has, *peer, *seq);
-        }
+        let has = link.on_its_way();
         if has.covers(namespace.vector()) {
+            link.current = true;
             return;
         }
         match namespace.missing(&has, BATCH_BYTES) {
@@ -168,6 +204,7 @@ impl Peer {
                 for op in &ops {
                     raise(&mut link.sent, op.stamp.peer, op.seq);
                 }
+                link.current |= link.on_its_way().covers(namespace.vector());
                 effects.push(Effect::SendControl { to, message: ControlMessage::Ops(ops) });
             }
             Missing::Snapshot => effects.push(Effect::SendControl { to, message: ControlMessage::SnapshotNeeded }),
@@ -178,6 +215,14 @@ impl Peer {
         effects.push(Effect::SetTimer { after: TICK, timer: Timer::Tick });
         if !self.durable.covers(namespace.vector()) {
             effects.push(Effect::SyncLog);
+        }
+        let waited_for = self.absent.len();
+        self.absent.retain(|_, ticks| {
+            *ticks -= 1;
+            *ticks > 0
+        });
+        if self.absent.len() < waited_for {
+            effects.push(Effect::Settled);
         }
         let state = (namespace.vector().clone(), self.durable.clone());
         let peers: Vec<PeerTag> = self.links.keys().copied().collect();

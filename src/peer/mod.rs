@@ -37,6 +37,8 @@ pub struct Peer {
     membership: Membership,
     /// Peers with a standing connection.
     links: BTreeMap<PeerTag, Link>,
+    /// Peers that were up to date and lost their connection, and for how many more ticks changes wait for them.
+    absent: BTreeMap<PeerTag, u8>,
     /// What this peer's store takes and could take; the others are told at each tick.
     usage: Option<StoreUsage>,
     /// What of the log is on stable storage here.
@@ -53,6 +55,7 @@ impl Peer {
             share,
             membership,
             links: BTreeMap::new(),
+            absent: BTreeMap::new(),
             usage: None,
             awaiting_durable: BTreeMap::new(),
             // What was read from the log at the start may lie in the page cache only.
@@ -74,15 +77,18 @@ impl Peer {
     }
 
     /// Whether every connected, live peer that was up to date has my ops up to `seq` (`durable`: on stable
-    /// storage, and here too). A peer that is still catching up is not waited for: it serves nothing yet.
+    /// storage, and here too). One that lost its connection is waited for a moment longer: it may still be there,
+    /// and serve its mount. A peer that is still catching up is not waited for: it serves nothing yet.
     pub fn is_settled(&self, seq: u64, durable: bool) -> bool {
         let here = !durable || self.durable.get(self.me) >= seq;
-        here && self.links.iter().filter(|(peer, link)| link.current && self.membership.is_alive(**peer)).all(
-            |(_, link)| {
-                let theirs = if durable { &link.durable } else { &link.theirs };
-                theirs.get(self.me) >= seq
-            },
-        )
+        let has = |link: &Link| if durable { link.durable.get(self.me) } else { link.theirs.get(self.me) };
+        here && self.waited_for().all(|peer| self.links.get(&peer).is_some_and(|link| has(link) >= seq))
+    }
+
+    /// The live peers that changes wait for.
+    fn waited_for(&self) -> impl Iterator<Item = PeerTag> {
+        let current = self.links.iter().filter(|(_, link)| link.current).map(|(peer, _)| *peer);
+        current.chain(self.absent.keys().copied()).filter(|peer| self.membership.is_alive(*peer))
     }
 
     /// Whether at least one peer has said what it has, and all that any said is here.
@@ -93,10 +99,8 @@ impl Peer {
 
     /// The peers that [`Peer::is_settled`] waits for, for messages.
     pub fn unsettled(&self, seq: u64) -> Vec<PeerTag> {
-        self.links
-            .iter()
-            .filter(|(_, link)| link.current && link.theirs.get(self.me) < seq)
-            .map(|(peer, _)| *peer)
+        self.waited_for()
+            .filter(|peer| self.links.get(peer).is_none_or(|link| link.theirs.get(self.me) < seq))
             .collect()
     }
 
@@ -123,12 +127,14 @@ impl Peer {
         let mut effects = Vec::new();
         match event {
             Event::Connected(peer) => {
+                // One connection may take the place of another without a word.
+                self.unlink(peer);
                 self.links.insert(peer, Link::default());
                 effects.push(self.hello(peer, namespace));
                 self.membership(MembershipEvent::Introduce(vec![peer]), &mut effects);
             }
             Event::Disconnected(peer) => {
-                self.links.remove(&peer);
+                self.unlink(peer);
                 self.awaiting_durable.remove(&peer);
                 effects.push(Effect::Settled);
             }
@@ -180,6 +186,7 @@ impl Peer {
                 let follows = self.membership.forget(*tag);
                 self.membership_effects(follows, effects);
                 self.links.remove(tag);
+                self.absent.remove(tag);
             } else if *tag != self.me {
                 self.membership(MembershipEvent::Introduce(vec![*tag]), effects);
             }

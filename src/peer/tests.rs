@@ -304,6 +304,49 @@ fn a_dead_peer_is_waited_for_no_longer_than_its_detection() {
 }
 
 #[test]
+fn a_change_waits_for_a_live_peer_whose_connection_breaks() {
+    let mut world = World::new(3, 7);
+    world.run(5 * SECOND);
+    let seq = world.create(0, "a");
+    // The op is lost with the connection; the peer lives, and a new connection stands soon.
+    world.disconnect(0, 1);
+    world.run(SECOND / 4);
+    assert!(world.machines[0].peer.is_alive(world.machines[1].tag));
+    assert!(!world.machines[0].peer.is_settled(seq, false) && world.names(1).is_empty());
+    world.at(0, What::Connect(0, 1));
+    let mut steps = 0;
+    while !world.machines[0].peer.is_settled(seq, false) {
+        world.run(SECOND / 100);
+        steps += 1;
+        assert!(steps < 400, "a reconnected peer is caught up with");
+    }
+    assert_eq!(world.names(1), ["a"]);
+    // Nobody waits for long when it does not come back, though others still see it alive.
+    world.cut.insert((0, 1));
+    world.disconnect(0, 1);
+    let seq = world.create(0, "b");
+    world.run(4 * SECOND);
+    assert!(world.machines[0].peer.is_settled(seq, false));
+}
+
+#[test]
+fn a_change_waits_for_a_peer_that_came_while_people_write() {
+    let mut world = World::new(2, 8);
+    world.run(3 * SECOND);
+    world.disconnect(0, 1);
+    world.run(5 * SECOND);
+    world.at(0, What::Connect(0, 1));
+    // There is always an op on its way.
+    for n in 0..200 {
+        let seq = world.create(0, &format!("{n}"));
+        world.run(SECOND / 100);
+        let has = world.machines[1].namespace.vector().get(world.machines[0].tag);
+        let settled = world.machines[0].peer.is_settled(seq, false);
+        assert!(n < 150 || !settled || has >= seq, "{n}: nobody waits for the peer");
+    }
+}
+
+#[test]
 fn an_idle_share_is_quiet_and_its_log_is_empty() {
     let mut world = World::new(4, 3);
     world.run(3 * SECOND);

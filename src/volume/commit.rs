@@ -5,7 +5,7 @@ use super::dirty::{CHUNK, Content, Progress};
 use super::handle::{FileContent, FileState};
 use super::ports::Errno;
 use super::read::Part;
-use crate::id::{BlockName, Ino};
+use crate::id::{BlockName, GroupId, Ino};
 use crate::namespace::{Change, Extent, INLINE_BYTES, Namespace, NewBlock, Source, WRITE_EXTENTS};
 use crate::time::Stamp;
 use std::collections::BTreeMap;
@@ -14,6 +14,10 @@ use std::sync::Arc;
 /// More extents than this in one chunk are merged when it is written to again.
 const SCATTERED: usize = 16;
 
+/// Inline bytes in one op. As many full inline extents as an op may have would not fit a control message (4 MiB), nor
+/// a piece of a snapshot (1 MiB): such an op could be sent to nobody.
+const INLINE_IN_OP: usize = 256 << 10;
+
 /// How the making of one op went.
 #[derive(Default)]
 struct Made {
@@ -21,6 +25,8 @@ struct Made {
     more: bool,
     /// Blocks found stored earlier that nobody uses any more: to be stored again first.
     gone: Vec<NewBlock>,
+    /// Blocks stored here that the namespace already has in a group of another writer.
+    elsewhere: Vec<GroupId>,
     changes: u64,
     /// What was built on, if it is what everybody sees: nobody wrote in between.
     followed: Option<Stamp>,
@@ -65,6 +71,12 @@ impl Volume {
     fn committed(&self, file: &FileState, seq: u64, made: &Made) {
         let me = self.inner.control.me();
         let namespace = self.inner.control.namespace();
+        // Of the same block in two groups the first counts: a reader looks there, so that is what fsync makes durable.
+        for id in &made.elsewhere {
+            if let Some(group) = namespace.group(*id) {
+                self.note_group_unsynced(*id, group);
+            }
+        }
         let inode = namespace.inode(file.ino);
         let mut state = file.state.lock();
         state.overlay.drop_named();
@@ -152,9 +164,10 @@ impl Volume {
     async fn gather_chunk(&self, file: &Arc<FileState>, chunk: u64) -> Option<()> {
         let budget = &self.inner.budget;
         let room = budget.clone().try_acquire_many_owned(CHUNK as u32).ok()?;
-        let plan = self.parts(file.ino, chunk, chunk + CHUNK).ok()?;
+        // Before the plan: what is changed after it is read must be seen below, or old bytes would be laid over it.
         let changes = file.state.lock().unsaved?.changes;
         let content = self.inner.control.namespace().inode(file.ino)?.content;
+        let plan = self.parts(file.ino, chunk, chunk + CHUNK).ok()?;
         let end = plan.last().map(|part| part.end())?;
         // Long holes are worth more than one extent less.
         let zeros: u64 = plan.iter().filter(|part| matches!(part, Part::Zeros { .. })).map(Part::len).sum();
@@ -184,21 +197,34 @@ fn make(namespace: &Namespace, ino: Ino, state: &mut FileContent, made: &mut Mad
     // What others wrote past the end meanwhile stays, unless the size was set here.
     let whole = if unsaved.resized { unsaved.size } else { unsaved.size.max(inode.size) };
     let mut size = whole;
+    let mut inline = 0;
     state.overlay.split_holes(|from, to| many_extents(namespace, ino, from, to));
     for (offset, piece) in state.overlay.iter_mut() {
         let end = offset + piece.len;
         let mut ready = extents.len() < WRITE_EXTENTS;
         match &piece.content {
+            Content::Dirty(bytes) if bytes.len() <= INLINE_BYTES && inline + bytes.len() > INLINE_IN_OP => {
+                ready = false;
+                made.more = true;
+            }
             Content::Dirty(bytes) if ready && bytes.len() <= INLINE_BYTES => {
+                inline += bytes.len();
                 let source = Source::Inline(bytes::Bytes::copy_from_slice(bytes));
                 extents.push((offset, Extent { len: piece.len as u32, source }));
             }
             Content::Stored { block, at, fresh } if ready => {
                 let known = namespace.block(&block.name).filter(|known| known.uses > 0);
                 match known {
-                    Some(known) if !*fresh || known.group == block.group => {}
-                    Some(_) | None if *fresh => drop(blocks.insert(block.name, *block)),
-                    Some(_) | None => made.gone.push(*block),
+                    Some(known) if known.group == block.group => {}
+                    Some(known) if !*fresh => made.elsewhere.push(known.group),
+                    Some(known) => {
+                        made.elsewhere.push(known.group);
+                        blocks.insert(block.name, *block);
+                    }
+                    None if *fresh => {
+                        blocks.insert(block.name, *block);
+                    }
+                    None => made.gone.push(*block),
                 }
                 let source = Source::Block { name: block.name, at: *at };
                 extents.push((offset, Extent { len: piece.len as u32, source }));

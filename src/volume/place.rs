@@ -4,7 +4,7 @@ use super::Volume;
 use super::ports::{Candidate, Errno, Shard, ShardError, ShardId};
 use crate::group::choose;
 use crate::id::{BlockName, GroupId, PeerTag};
-use crate::namespace::{Change, NewBlock};
+use crate::namespace::{Change, Group, NewBlock};
 use crate::policy::{Geometry, Policy};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -235,11 +235,14 @@ impl Volume {
         if !whole || block.len as usize != len {
             return Ok(None);
         }
-        let seats: Arc<[PeerTag]> = group.slots.iter().flatten().map(|seat| seat.peer).collect();
-        let geometry = group.geometry;
-        drop(namespace);
-        self.note_unsynced(block.group, geometry, seats);
+        self.note_group_unsynced(block.group, group);
         Ok(Some(NewBlock { name: *name, group: block.group, len: block.len }))
+    }
+
+    /// Notes a group of whichever writer as one with shards that may not be on stable storage.
+    pub(super) fn note_group_unsynced(&self, id: GroupId, group: &Group) {
+        let seats = group.slots.iter().flatten().map(|seat| seat.peer).collect();
+        self.note_unsynced(id, group.geometry, seats);
     }
 
     fn note_unsynced(&self, group: GroupId, geometry: Geometry, seats: Arc<[PeerTag]>) {

@@ -133,7 +133,13 @@ impl Host {
             _ => {}
         }
         let mut core = self.core.lock();
-        let effects = core.handle(&mut self.namespace.write(), event, self.now());
+        let effects = {
+            let mut namespace = self.namespace.write();
+            let effects = core.handle(&mut namespace, event, self.now());
+            // After a power cut others give this peer back ops of its own: the numbers in them are used up.
+            self.next_number.fetch_max(namespace.counter(self.me) + 1, Ordering::Relaxed);
+            effects
+        };
         self.carry_out(&mut core, effects);
     }
 
@@ -293,9 +299,20 @@ impl Control for Host {
         if changes.is_empty() {
             return Ok(0);
         }
-        let (seq, effects) = core.change(&mut self.namespace.write(), changes, self.now());
+        let now = self.now();
+        let (before, asked) = {
+            let namespace = self.namespace.read();
+            // The namespace leaves out what every peer would refuse: nobody may take that for done.
+            if let Some(what) = changes.iter().find_map(|change| namespace.check(self.me, now, change).err()) {
+                tracing::error!("a change of this peer is out of bounds and is not made: {what}");
+                return Err(Errno(libc::EINVAL));
+            }
+            (namespace.vector().get(self.me), changes.len() as u64)
+        };
+        let (seq, effects) = core.change(&mut self.namespace.write(), changes, now);
         self.carry_out(&mut core, effects);
-        Ok(seq)
+        // It also leaves out changes of inodes that are not there.
+        if seq < before + asked { Err(Errno(libc::ESTALE)) } else { Ok(seq) }
     }
 
     fn settle(&self, seq: u64, durable: bool) -> BoxFuture<'_, Result<(), Errno>> {

@@ -112,6 +112,32 @@ fn many_small_extents_of_a_chunk_become_one_block() {
 }
 
 #[test]
+fn an_op_of_scattered_small_writes_fits_a_message() {
+    run(async {
+        let share = Share::new(3);
+        let ino = share.create(0, "sparse", policy("replicate:2"));
+        let volume = share.volume(0);
+        let handle = volume.open(ino, RW).await.unwrap().handle;
+        let page = noise(3, 4096);
+        let at = |n: usize| (n * (128 << 10)) as u64;
+        for n in 0..1200 {
+            write(&volume, handle, at(n), &page).await.unwrap();
+        }
+        volume.flush(handle).await.unwrap();
+        let ops = share.namespace().snapshot().ops;
+        for op in ops {
+            let bytes = postcard::to_stdvec(&op).unwrap().len();
+            assert!(bytes <= crate::wire::MAX_CHUNK_BYTES / 2, "an op of {bytes} bytes can be sent to nobody");
+        }
+        let other = share.volume(1);
+        let handle = other.open(ino, RO).await.unwrap().handle;
+        for n in [0, 700, 1199] {
+            assert_eq!(other.read(handle, at(n), 4096).await.unwrap(), page);
+        }
+    });
+}
+
+#[test]
 fn small_content_is_inline_and_costs_no_shards() {
     run(async {
         let share = Share::new(6);
