@@ -10,7 +10,7 @@ use crate::namespace::{Change, Namespace, PeerRecord, SetAttributes};
 use crate::policy::Policy;
 use crate::time::WallTime;
 use crate::wire::Ticket;
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -126,10 +126,17 @@ pub fn join(home: &Path, ticket: &str, options: JoinOptions) -> anyhow::Result<J
 fn prepare_config(home: &Path, listen: Option<SocketAddr>, name: Option<String>) -> anyhow::Result<Config> {
     use std::os::unix::fs::DirBuilderExt;
     let path = HomePaths::new(home).config();
+    if let Some(name) = &name {
+        Config::check_name(name).map_err(|why| anyhow!("--name '{}': {why}", name.escape_debug()))?;
+    }
     let prepared = Config::load(&path)?;
     let asked = listen.unwrap_or(prepared.listen);
-    let listen = machine::with_port(asked)
-        .with_context(|| format!("cannot listen on {asked}; choose another address with --listen"))?;
+    let listen = machine::with_port(asked).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            anyhow!("the address {asked} is in use: is another peer running here? Choose another with --listen")
+        }
+        _ => anyhow!("cannot listen on {asked}: {error}; choose another address with --listen"),
+    })?;
     let mut text = if path.exists() { std::fs::read_to_string(&path)? } else { Config::template() };
     if listen != prepared.listen {
         text = with_setting(&text, "listen", &listen.to_string());
