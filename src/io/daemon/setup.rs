@@ -88,8 +88,18 @@ pub fn init(home: &Path, options: InitOptions) -> anyhow::Result<InitReport> {
     Ok(report)
 }
 
-/// Makes `home` a peer of the share that the ticket invites to.
+/// Makes `home` a peer of the share that the ticket invites to. Refused, it leaves no home behind that was not there.
 pub fn join(home: &Path, ticket: &str, options: JoinOptions) -> anyhow::Result<JoinReport> {
+    let was_there = home.exists();
+    join_in(home, ticket, options).inspect_err(|_| {
+        let only_settings = std::fs::read_dir(home).is_ok_and(|entries| entries.count() == 1);
+        if !was_there && only_settings && std::fs::remove_file(HomePaths::new(home).config()).is_ok() {
+            let _ = std::fs::remove_dir(home);
+        }
+    })
+}
+
+fn join_in(home: &Path, ticket: &str, options: JoinOptions) -> anyhow::Result<JoinReport> {
     crate::erasure::check_cpu().map_err(anyhow::Error::msg)?;
     let ticket: Ticket = ticket.parse()?;
     Home::can_create(home)?;
