@@ -165,7 +165,7 @@ fn a_mount_whose_peer_was_killed_is_named_as_that() {
     cluster.run(0, &["mount", text]).ok();
     let lock = fs::read_to_string(cluster.home(0).join("lock")).unwrap();
     let pid = lock.split_whitespace().next().unwrap();
-    tool("kill", &["-KILL", pid]);
+    tool(&["kill", "-KILL", pid]);
     cluster.wait_until(BOUND, "the mount is dead", |_| fs::metadata(&mount).is_err());
     refused(cluster.run(0, &["mount", text]), &["gone", "shoal unmount"]);
     cluster.run(0, &["unmount", text]).ok();
