@@ -81,7 +81,7 @@ pub enum ConfigError {
     #[error("{path}{place}: {why}; correct it, or take the line out to have the default", path = path.display())]
     Wrong { path: PathBuf, place: Place, why: String },
     /// The person has to give another flag.
-    #[error("--set: {why}; correct it, or leave it out")]
+    #[error("--set {why}; correct it, or leave it out")]
     Flag { why: String },
     /// The file is there, but cannot be read.
     #[error("{path}: cannot be read: {error}; make it readable to this user", path = path.display())]
@@ -124,7 +124,7 @@ impl Config {
     /// These settings with some of them set otherwise, by name, as on a command line. A value is TOML, or, where it
     /// is none, a text.
     pub fn with(path: &Path, settings: &[(String, String)]) -> Result<Config, ConfigError> {
-        let config = Config::load(path)?;
+        let mut config = Config::load(path)?;
         if settings.is_empty() {
             return Ok(config);
         }
@@ -133,8 +133,18 @@ impl Config {
         for (name, value) in settings {
             let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("v"));
             table.insert(name.clone(), parsed.unwrap_or_else(|| toml::Value::String(value.clone())));
+            // After each, so that the error can name it.
+            config = table.clone().try_into().map_err(|error: toml::de::Error| ConfigError::Flag {
+                why: format!("{name}={value}: {}", error.message()),
+            })?;
         }
-        table.try_into().map_err(|error: toml::de::Error| ConfigError::Flag { why: error.message().to_owned() })
+        Ok(config)
+    }
+
+    /// Whether this may be the name of a machine; where not, why.
+    pub fn check_name(name: &str) -> Result<(), String> {
+        let checked: Result<String, toml::de::Error> = label("name", name.to_owned(), false);
+        checked.map(|_| ()).map_err(|error| error.message().to_owned())
     }
 
     /// The settings in this text, or the line and the reason why not.

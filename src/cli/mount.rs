@@ -50,6 +50,11 @@ pub fn run(home: &Path, args: Args) -> anyhow::Result<()> {
     output::print(&format!("Mounted on {}.\n", mountpoint.display()))
 }
 
+fn gone(mountpoint: &Path) -> String {
+    let shown = mountpoint.display();
+    format!("the peer that was mounted on {shown} is gone; let go of it with shoal unmount {shown}, then mount again")
+}
+
 /// The mountpoint's real absolute path, if it is a directory.
 fn mountpoint(given: &Path) -> anyhow::Result<PathBuf> {
     let shown = given.display();
@@ -59,12 +64,14 @@ fn mountpoint(given: &Path) -> anyhow::Result<PathBuf> {
             bail!("the mountpoint {shown} is not there; make it with mkdir -p {shown}")
         }
         Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
-            bail!(
-                "the peer that was mounted on {shown} is gone; let go of it with shoal unmount {shown}, then mount again"
-            )
+            bail!("{}", gone(given))
         }
         Err(error) => return Err(error).with_context(|| format!("the mountpoint {shown} cannot be reached")),
     };
+    // A mount whose peer is gone still has a path, but answers nothing.
+    if sharepath::is_dead(&real) {
+        bail!("{}", gone(given));
+    }
     if !real.is_dir() {
         bail!("the mountpoint {shown} is no directory; give an empty directory");
     }

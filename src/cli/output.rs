@@ -31,6 +31,16 @@ pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     print(&format!("{text}\n"))
 }
 
+/// A name as it may stand in a line: what would break the line or steer the terminal is escaped.
+pub fn shown(name: &str) -> String {
+    name.chars()
+        .flat_map(|c| {
+            let (escaped, plain) = if c.is_control() { (Some(c.escape_default()), None) } else { (None, Some(c)) };
+            escaped.into_iter().flatten().chain(plain)
+        })
+        .collect()
+}
+
 /// An empty table with these headings.
 pub fn table(headings: &[&str]) -> Table {
     let mut table = Table::new();

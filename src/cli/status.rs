@@ -15,13 +15,18 @@ pub fn run(home: &Path, format: output::Format) -> anyhow::Result<()> {
 
 fn text(report: &StatusReport) -> String {
     let mut text = survival(report);
+    // Of a nearly empty share, what deleted files left behind makes it say nothing.
+    let times = match report.overhead {
+        times if times > 0.0 && times < 100.0 => format!(" ({times:.2} times)"),
+        _ => String::new(),
+    };
     text += &format!(
-        "{} in {}: {} of files, {} stored on all machines together ({:.2} times), policy {}.\n",
+        "{} in {}: {} of files, {} stored on all machines together{}, policy {}.\n",
         count(report.files, "file", "files"),
         count(report.directories, "directory", "directories"),
         bytes(report.files_bytes),
         bytes(report.stored_bytes),
-        report.overhead,
+        times,
         report.policy,
     );
     let alive = report.peers.iter().filter(|peer| peer.alive).count();
@@ -123,6 +128,7 @@ mod tests {
         let said = text(&page);
         assert!(said.contains("3 files in 0 directories: 1 GiB of files, 1.50 GiB stored"), "{said}");
         assert!(said.contains("(1.50 times)"), "{said}");
+        assert!(!text(&StatusReport { overhead: 3e8, ..page.clone() }).contains(" times)"));
         assert!(said.contains("6 of 6 machines reachable."), "{said}");
     }
 }

@@ -22,13 +22,18 @@ pub fn run(home: &Path, args: Args) -> anyhow::Result<()> {
 }
 
 fn text(report: &WhereReport) -> String {
-    let mut text = format!("{}: {}, policy {}\n", report.path, output::bytes(report.size), report.policy);
+    let mut text =
+        format!("{}: {}, policy {}\n", output::shown(&report.path), output::bytes(report.size), report.policy);
     if report.inline_bytes > 0 {
         text += &format!("{} lie in the namespace, which every peer has.\n", output::bytes(report.inline_bytes));
     }
     if report.blocks.is_empty() {
         if report.inline_bytes == 0 {
-            text += "It has no blocks.\n";
+            text += match report.kind.as_str() {
+                "directory" => "A directory lies in the namespace, which every peer has.\n",
+                "symlink" => "A symbolic link lies in the namespace, which every peer has; ask for what it leads to.\n",
+                _ => "It has no blocks.\n",
+            };
         }
         return text;
     }
@@ -59,8 +64,11 @@ mod tests {
 
     #[test]
     fn where_says_what_is_inline_and_where_the_shards_are() {
-        let small = WhereReport { path: "/s".into(), size: 9, inline_bytes: 9, ..WhereReport::default() };
+        let small = WhereReport { path: "/s\n".into(), size: 9, inline_bytes: 9, ..WhereReport::default() };
+        assert!(text(&small).starts_with("/s\\n: 9 B"), "no name breaks the line: {}", text(&small));
         assert!(text(&small).contains("9 B lie in the namespace"), "{}", text(&small));
+        let link = WhereReport { kind: "symlink".into(), ..WhereReport::default() };
+        assert!(text(&link).contains("what it leads to"), "{}", text(&link));
         let shard = |slot, alive| ShardReport { slot, peer: format!("p{slot}"), alive };
         let large = WhereReport {
             path: "/l".into(),

@@ -201,6 +201,9 @@ fn a_policy_is_inherited_and_is_an_extended_attribute_too() {
     assert_eq!(tree::xattr(&b.join("dir"), "user.shoal.policy").unwrap(), b"replicate:2");
     let refused = tree::try_set_xattr(&dir, "user.shoal.policy", b"raid:5").expect_err("no policy");
     assert_eq!(refused.raw_os_error(), Some(libc::EINVAL));
+    std::os::unix::fs::symlink("below", dir.join("link")).unwrap();
+    let on_link = cluster.run(1, &["policy", text(&b.join("dir/link")), "rs:2+1"]);
+    assert!(on_link.code == Some(1) && on_link.stderr.contains("neither a file nor"), "{}", on_link.stderr);
 }
 
 #[test]

@@ -118,7 +118,9 @@ fn a_damaged_or_newer_home_is_refused_and_left_alone() {
 fn an_address_in_use_is_refused() {
     let mut cluster = a_home();
     let taken = UdpSocket::bind(cluster.listen(0)).unwrap();
-    refused(cluster.run(0, &["serve", "--foreground"]), &["in use"]);
+    refused(cluster.run(0, &["serve", "--foreground"]), &["in use", "config.toml"]);
+    refused(cluster.run(1, &["init", "--listen", &cluster.listen(0)]), &["in use", "--listen"]);
+    assert!(!cluster.home(1).exists(), "a refused init leaves no home");
     drop(taken);
     cluster.serve(0);
 }
@@ -138,7 +140,37 @@ fn a_policy_that_is_none_or_too_wide_is_refused() {
     let ran = other.run(0, &["init", "--policy", "raid:5"]);
     assert!(matches!(ran.code, Some(1 | 2)) && ran.stderr.contains("rs:K+M"), "{:?} {}", ran.code, ran.stderr);
     assert!(!other.home(0).join("key").exists(), "a refused init leaves no home");
-    other.run(0, &["init"]).ok();
+    other.run(0, &["init", "--listen", "127.0.0.1:0"]).ok();
+}
+
+#[test]
+fn a_name_that_is_none_or_taken_is_refused() {
+    let mut cluster = a_home();
+    let other = cluster.home(1);
+    for name in ["", "two\nlines"] {
+        refused(cluster.run(1, &["init", "--listen", "127.0.0.1:0", "--name", name]), &["--name", "characters"]);
+    }
+    cluster.serve(0);
+    let ticket = cluster.invite(0);
+    let taken = ["join", &ticket, "--listen", "127.0.0.1:0", "--name", "peer0"];
+    refused(cluster.run(1, &taken), &["already", "--name"]);
+    assert!(!other.exists(), "what was refused leaves no home");
+}
+
+#[test]
+fn a_mount_whose_peer_was_killed_is_named_as_that() {
+    let mut cluster = a_home();
+    let mount = cluster.path(0);
+    let text = mount.to_str().unwrap();
+    cluster.run(0, &["mount", text]).ok();
+    let lock = fs::read_to_string(cluster.home(0).join("lock")).unwrap();
+    let pid = lock.split_whitespace().next().unwrap();
+    tool(&["kill", "-KILL", pid]);
+    cluster.wait_until(BOUND, "the mount is dead", |_| fs::metadata(&mount).is_err());
+    refused(cluster.run(0, &["mount", text]), &["gone", "shoal unmount"]);
+    cluster.run(0, &["unmount", text]).ok();
+    cluster.run(0, &["mount", text]).ok();
+    cluster.run(0, &["stop"]).ok();
 }
 
 #[test]

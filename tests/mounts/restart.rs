@@ -79,6 +79,27 @@ fn stopping_with_a_file_still_open_keeps_what_was_written() {
 }
 
 #[test]
+fn stopping_with_a_file_still_mapped_keeps_what_was_changed() {
+    use std::os::fd::AsRawFd;
+    let len = 1 << 20;
+    let mut cluster = Cluster::share(2);
+    let (a, b) = (cluster.mount(0), cluster.mount(1));
+    let file = fs::File::options().read(true).write(true).create_new(true).open(a.join("mapped")).unwrap();
+    file.set_len(len as u64).unwrap();
+    // SAFETY: the mapping is `len` bytes of a file that is `len` bytes long, and is used only here. It is left to
+    // the end of the process: nobody serves it after the stop.
+    unsafe {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let map = libc::mmap(std::ptr::null_mut(), len, access, libc::MAP_SHARED, file.as_raw_fd(), 0);
+        assert_ne!(map, libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
+        std::ptr::write_bytes(map.cast::<u8>(), 7, len);
+    }
+    cluster.run(0, &["stop"]).ok();
+    let found = fs::read(b.join("mapped")).unwrap();
+    assert!(found.len() == len && found.iter().all(|byte| *byte == 7), "what was mapped is flushed too");
+}
+
+#[test]
 fn an_idle_peer_takes_under_64_mib_and_a_copy_under_512() {
     let mut cluster = Cluster::share(6);
     cluster.mount(0);

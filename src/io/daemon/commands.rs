@@ -2,8 +2,9 @@
 
 use super::Daemon;
 use super::{invite, report};
+use crate::id::PeerTag;
 use crate::io::control::{Commands, ControlReply, ControlRequest, PolicyReport, ProgressSink, StatsReport};
-use crate::namespace::Change;
+use crate::namespace::{Change, Kind};
 use crate::policy::Policy;
 use crate::volume::ports::{BoxFuture, Control};
 use crate::wire::{PeerStats, Request, Response};
@@ -69,6 +70,12 @@ impl Daemon {
         let ino = self.host.namespace().resolve(path).ok_or_else(|| report::no_such_path(path))?;
         if let Some(text) = set {
             let policy: Policy = text.parse().map_err(|error: crate::policy::PolicyError| error.to_string())?;
+            let kind = self.host.namespace().inode(ino).map(|inode| inode.kind.clone());
+            if !matches!(kind, Some(Kind::File | Kind::Directory)) {
+                return Err(format!(
+                    "{shown} is neither a file nor a directory, and has no policy; give what it leads to"
+                ));
+            }
             let change = Change::SetPolicy { ino, policy: Some(policy) };
             let seq = self.host.change(&mut |_| Ok(vec![change.clone()])).map_err(|error| error.to_string())?;
             self.host
@@ -82,19 +89,20 @@ impl Daemon {
     }
 
     /// Asks every live peer but this one, all at once; those that do not answer are left out.
-    async fn ask_all(&self, request: Request) -> Vec<Response> {
+    async fn ask_all(&self, request: Request) -> Vec<(PeerTag, Response)> {
         let Some(network) = self.host.network() else { return Vec::new() };
         let live = self.host.candidates().into_iter().filter(|peer| peer.alive && peer.peer != self.host.me());
         let asked: Vec<_> = live
             .map(|peer| {
                 let (network, request) = (Arc::clone(network), request);
-                tokio::spawn(async move { network.request(peer.peer, request, Bytes::new(), ASK_DEADLINE).await })
+                let peer = peer.peer;
+                tokio::spawn(async move { (peer, network.request(peer, request, Bytes::new(), ASK_DEADLINE).await) })
             })
             .collect();
         let mut answers = Vec::new();
         for answer in asked {
-            if let Ok(Ok((response, _))) = answer.await {
-                answers.push(response);
+            if let Ok((peer, Ok((response, _)))) = answer.await {
+                answers.push((peer, response));
             }
         }
         answers
@@ -102,8 +110,9 @@ impl Daemon {
 
     async fn all_stats(&self) -> StatsReport {
         let mut all = vec![super::own_stats(&self.host)];
-        for response in self.ask_all(Request::Stats).await {
+        for (peer, response) in self.ask_all(Request::Stats).await {
             if let Response::Stats(stats) = response {
+                self.host.note_usage(peer, stats.usage);
                 all.push(stats);
             }
         }

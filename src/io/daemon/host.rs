@@ -111,6 +111,11 @@ impl Host {
         self.view.read().get(&peer).and_then(|seen| seen.usage)
     }
 
+    /// Takes note of what the peer says of its store.
+    pub fn note_usage(&self, peer: PeerTag, usage: StoreUsage) {
+        self.view.write().entry(peer).or_default().usage = Some(usage);
+    }
+
     /// The namespace, to be changed by what is no op (a checkpoint's marks).
     pub fn with_namespace_mut<R>(&self, change: impl FnOnce(&mut Namespace) -> R) -> R {
         let _core = self.core.lock();
@@ -126,10 +131,8 @@ impl Host {
     /// Handles an event and carries out what follows.
     pub fn handle(&self, event: Event) {
         match &event {
-            Event::Usage(usage) => self.view.write().entry(self.me).or_default().usage = Some(*usage),
-            Event::Control { from, message: ControlMessage::Load { usage } } => {
-                self.view.write().entry(*from).or_default().usage = Some(*usage);
-            }
+            Event::Usage(usage) => self.note_usage(self.me, *usage),
+            Event::Control { from, message: ControlMessage::Load { usage } } => self.note_usage(*from, *usage),
             _ => {}
         }
         let mut core = self.core.lock();

@@ -64,9 +64,9 @@ fn interface_addresses() -> Vec<IpAddr> {
 }
 
 /// The same address with a port of the kernel's choice if it has none, so that it can be told to others and
-/// found again after a restart.
+/// found again after a restart. Fails where one cannot listen there now.
 pub fn with_port(listen: SocketAddr) -> std::io::Result<SocketAddr> {
-    if listen.port() != 0 { Ok(listen) } else { UdpSocket::bind(listen)?.local_addr() }
+    UdpSocket::bind(listen)?.local_addr()
 }
 
 /// A hash of what identifies this installation of Linux, so that two peers on it are not taken for two machines.

@@ -91,7 +91,8 @@ pub fn run(home: &Path, options: RunOptions, ready: impl FnOnce()) -> anyhow::Re
 }
 
 async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready: impl FnOnce()) -> anyhow::Result<()> {
-    let identity = Identity::from_pkcs8(home.key())?;
+    let identity = Identity::from_pkcs8(home.key())
+        .with_context(|| format!("the home {} cannot be used", home.paths().root().display()))?;
     let me = identity.key().tag();
     let (namespace, persistence) = Persistence::open(home, me)?;
     let own = setup::own_record(home, &namespace, me)?;
@@ -236,6 +237,7 @@ impl Daemon {
 
     async fn let_go(&self, mounted: &Arc<Mounted>) -> Result<(), String> {
         let (mount, path) = (mounted.clone(), mounted.mountpoint().to_owned());
+        kernel_writes_back(&path).await;
         let unmounted = tokio::task::spawn_blocking(move || mount.unmount()).await;
         unmounted.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         self.mounts.lock().remove(&path);
@@ -321,6 +323,30 @@ impl Daemon {
         if let Err(error) = reaped {
             tracing::warn!("orphans of the last run stay: {error}");
         }
+    }
+}
+
+/// Has the kernel write back what programs changed in mapped files: it does so by itself only when they let go of
+/// them. In a thread of its own, since it asks this very peer, and nothing is to wait for that for ever.
+async fn kernel_writes_back(mountpoint: &Path) {
+    let (done, written_back) = tokio::sync::oneshot::channel();
+    let path = mountpoint.to_owned();
+    std::thread::spawn(move || {
+        let synced = std::fs::File::open(&path).and_then(|directory| {
+            // SAFETY: the descriptor is open through the call.
+            match unsafe { libc::syncfs(std::os::fd::AsRawFd::as_raw_fd(&directory)) } {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+        let _ = done.send(synced);
+    });
+    match tokio::time::timeout(FINISH_DEADLINE, written_back).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => {
+            tracing::warn!("mapped files of {} may not be written back: {error}", mountpoint.display())
+        }
+        _ => tracing::warn!("mapped files of {} were not written back in time", mountpoint.display()),
     }
 }
 

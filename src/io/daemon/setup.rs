@@ -10,7 +10,7 @@ use crate::namespace::{Change, Namespace, PeerRecord, SetAttributes};
 use crate::policy::Policy;
 use crate::time::WallTime;
 use crate::wire::Ticket;
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -88,8 +88,18 @@ pub fn init(home: &Path, options: InitOptions) -> anyhow::Result<InitReport> {
     Ok(report)
 }
 
-/// Makes `home` a peer of the share that the ticket invites to.
+/// Makes `home` a peer of the share that the ticket invites to. Refused, it leaves no home behind that was not there.
 pub fn join(home: &Path, ticket: &str, options: JoinOptions) -> anyhow::Result<JoinReport> {
+    let was_there = home.exists();
+    join_in(home, ticket, options).inspect_err(|_| {
+        let only_settings = std::fs::read_dir(home).is_ok_and(|entries| entries.count() == 1);
+        if !was_there && only_settings && std::fs::remove_file(HomePaths::new(home).config()).is_ok() {
+            let _ = std::fs::remove_dir(home);
+        }
+    })
+}
+
+fn join_in(home: &Path, ticket: &str, options: JoinOptions) -> anyhow::Result<JoinReport> {
     crate::erasure::check_cpu().map_err(anyhow::Error::msg)?;
     let ticket: Ticket = ticket.parse()?;
     Home::can_create(home)?;
@@ -126,10 +136,17 @@ pub fn join(home: &Path, ticket: &str, options: JoinOptions) -> anyhow::Result<J
 fn prepare_config(home: &Path, listen: Option<SocketAddr>, name: Option<String>) -> anyhow::Result<Config> {
     use std::os::unix::fs::DirBuilderExt;
     let path = HomePaths::new(home).config();
+    if let Some(name) = &name {
+        Config::check_name(name).map_err(|why| anyhow!("--name '{}': {why}", name.escape_debug()))?;
+    }
     let prepared = Config::load(&path)?;
     let asked = listen.unwrap_or(prepared.listen);
-    let listen = machine::with_port(asked)
-        .with_context(|| format!("cannot listen on {asked}; choose another address with --listen"))?;
+    let listen = machine::with_port(asked).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            anyhow!("the address {asked} is in use: is another peer running here? Choose another with --listen")
+        }
+        _ => anyhow!("cannot listen on {asked}: {error}; choose another address with --listen"),
+    })?;
     let mut text = if path.exists() { std::fs::read_to_string(&path)? } else { Config::template() };
     if listen != prepared.listen {
         text = with_setting(&text, "listen", &listen.to_string());

@@ -6,7 +6,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ pub enum MountError {
     #[error("a mount whose process is gone is still at {}: remove it with 'umount -l {}'", .0.display(), .0.display())]
     Stale(PathBuf),
     #[error(
-        "there is no /dev/fuse: load the module with 'modprobe fuse'; a container needs '--device /dev/fuse --cap-add SYS_ADMIN'"
+        "there is no FUSE device at /dev/fuse: load the module with 'modprobe fuse'; a container needs '--device /dev/fuse --cap-add SYS_ADMIN'"
     )]
     NoDevice,
     #[error("mounting at {} is not permitted ({why}): run as root, or install the fuse3 package", .path.display())]
@@ -162,6 +162,10 @@ fn check(mountpoint: &Path) -> Result<PathBuf, MountError> {
 
 fn open_device() -> io::Result<OwnedFd> {
     let file = std::fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open("/dev/fuse")?;
+    // Something else may lie there: containers put /dev/null over what they hide.
+    if file.metadata()?.rdev() != libc::makedev(10, 229) {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
     Ok(file.into())
 }
 

@@ -25,9 +25,13 @@ use tokio_util::task::TaskTracker;
 /// Why there is no network.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
-    #[error("the address {address} is in use: is another peer running here? Choose another with --listen")]
+    #[error(
+        "the address {address} is in use: is another peer running here? Choose another: `listen` in the home's config.toml, or --listen of init and join"
+    )]
     InUse { address: SocketAddr },
-    #[error("cannot listen on {address}: {error}; choose another address with --listen")]
+    #[error(
+        "cannot listen on {address}: {error}; choose another address: `listen` in the home's config.toml, or --listen of init and join"
+    )]
     Bind { address: SocketAddr, error: std::io::Error },
     #[error("TLS could not be set up: {0}")]
     Tls(String),

@@ -34,8 +34,8 @@ pub enum StoreError {
     #[error("the op log {} cannot be written any more ({why}); check the disk, then stop and start this peer", .path.display())]
     LogStopped { path: PathBuf, why: String },
     /// The operating system refused.
-    #[error("cannot {doing} {}: {source}; check the disk and the permissions", .path.display())]
-    Io { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot {doing} {}: {error}; check the disk and the permissions", .path.display())]
+    Io { doing: &'static str, path: PathBuf, error: io::Error },
 }
 
 fn at(offset: &Option<u64>) -> String {
@@ -45,7 +45,7 @@ fn at(offset: &Option<u64>) -> String {
 impl StoreError {
     /// For `map_err`: what was being done to which path.
     pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-        move |source| StoreError::Io { doing, path: path.to_owned(), source }
+        move |error| StoreError::Io { doing, path: path.to_owned(), error }
     }
 
     pub(super) fn damaged(path: &Path, offset: Option<u64>, what: impl Into<String>) -> StoreError {
@@ -54,7 +54,7 @@ impl StoreError {
 
     /// The disk is full: the caller may go on when there is room again.
     pub fn is_full(&self) -> bool {
-        matches!(self, StoreError::Io { source, .. }
-            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+        matches!(self, StoreError::Io { error, .. }
+            if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
     }
 }

@@ -186,11 +186,7 @@ impl Drop for Home {
 fn own(path: &Path) -> Result<(), StoreError> {
     let data = fs::metadata(path).map_err(StoreError::io("open", path))?;
     if !data.is_dir() {
-        return Err(StoreError::Io {
-            doing: "use",
-            path: path.to_owned(),
-            source: io::ErrorKind::NotADirectory.into(),
-        });
+        return Err(StoreError::Io { doing: "use", path: path.to_owned(), error: io::ErrorKind::NotADirectory.into() });
     }
     // SAFETY: always succeeds.
     let me = unsafe { libc::geteuid() };
@@ -229,7 +225,7 @@ fn vacant(paths: &HomePaths) -> Result<(), StoreError> {
 fn check_format(paths: &HomePaths) -> Result<(), StoreError> {
     let path = paths.format();
     let text = match read_small(&path) {
-        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+        Err(StoreError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
             // A peer that has run has a log: without `format` it is a damaged one, not a new directory.
             return Err(if paths.log().exists() {
                 StoreError::damaged(&path, None, "it is missing")

@@ -99,7 +99,7 @@ impl TreeFile {
         postcard::to_extend(value, vec![VERSION]).map_err(|error| StoreError::Io {
             doing: "encode for",
             path: self.path.clone(),
-            source: std::io::Error::other(error),
+            error: std::io::Error::other(error),
         })
     }
 
@@ -130,8 +130,8 @@ impl TreeFile {
 
 fn redb_error(path: &Path, error: redb::Error) -> StoreError {
     match error {
-        redb::Error::Io(source) if source.kind() != std::io::ErrorKind::InvalidData => {
-            StoreError::Io { doing: "use", path: path.to_owned(), source }
+        redb::Error::Io(error) if error.kind() != std::io::ErrorKind::InvalidData => {
+            StoreError::Io { doing: "use", path: path.to_owned(), error }
         }
         redb::Error::UpgradeRequired(version) => {
             StoreError::damaged(path, None, format!("it is of redb version {version}"))

@@ -53,7 +53,7 @@ pub(super) fn encode(ops: &[Op]) -> Result<Vec<Vec<u8>>, StoreError> {
         let payload = postcard::to_stdvec(part).map_err(|error| StoreError::Io {
             doing: "encode ops for",
             path: "the log".into(),
-            source: std::io::Error::other(error),
+            error: std::io::Error::other(error),
         })?;
         if payload.len() <= RECORD_BYTES {
             records.push(payload);
