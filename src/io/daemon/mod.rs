@@ -173,9 +173,18 @@ async fn hear_of_own_ops(host: &Host) {
     tracing::info!("the power was cut: hearing first what the other peers have of this one");
     let deadline = tokio::time::Instant::now() + HEAR_DEADLINE;
     let mut poll = tokio::time::interval(Duration::from_millis(50));
-    while !host.has_caught_up() {
-        if tokio::time::Instant::now() > deadline {
-            tracing::warn!("no other peer answers within {HEAR_DEADLINE:?}; going on with what this disk has");
+    let mut first_heard = None;
+    loop {
+        let now = tokio::time::Instant::now();
+        if host.has_caught_up() {
+            // One peer may have more of our ops than another: all that live are heard, which are here by then.
+            let first = *first_heard.get_or_insert(now);
+            if host.candidates().iter().all(|peer| peer.alive) || now > first + MEET_DEADLINE {
+                return;
+            }
+        }
+        if now > deadline {
+            tracing::warn!("not every other peer answers within {HEAR_DEADLINE:?}; going on with what this disk has");
             return;
         }
         poll.tick().await;
