@@ -123,7 +123,11 @@ impl fmt::Display for Policy {
 
 impl fmt::Display for Geometry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.data == 1 { write!(f, "{} copies", self.shards()) } else { write!(f, "{}+{}", self.data, self.parity) }
+        match (self.data, self.parity) {
+            (1, 0) => f.write_str("1 copy"),
+            (1, _) => write!(f, "{} copies", self.shards()),
+            (data, parity) => write!(f, "{data}+{parity}"),
+        }
     }
 }
 
