@@ -179,13 +179,16 @@ impl Daemon {
     /// Lets go of what nobody needs; whether nothing is left that may go later.
     async fn free(&self) -> bool {
         let held = self.host.store().held();
-        let everyone = self.host.with_core(|core, _| core.hears_everyone_for()) >= KEPT_FOR;
+        let heard_for = self.host.with_core(|core, _| core.hears_everyone_for());
+        let everyone = heard_for >= KEPT_FOR;
+        tracing::debug!(held = held.len(), ?heard_for, "looking for shards that nobody needs");
         let mut all = true;
         for batch in held.chunks(BATCH) {
-            let useless = self.useless(batch);
+            let (unowed, useless) = self.useless(batch);
             let old = batch.iter().filter(|(id, age)| useless.contains(id) && *age >= KEPT_FOR).map(|(id, _)| *id);
             let old: Vec<ShardId> = if everyone { old.collect() } else { Vec::new() };
-            all &= old.len() == useless.len();
+            tracing::debug!(useless = useless.len(), old = old.len(), "of {} shards", batch.len());
+            all &= old.len() == unowed;
             if old.is_empty() {
                 continue;
             }
@@ -199,8 +202,8 @@ impl Daemon {
         all
     }
 
-    /// Those of these shards that nobody needs, as far as this peer knows.
-    fn useless(&self, batch: &[(ShardId, Duration)]) -> BTreeSet<ShardId> {
+    /// How many of these shards this peer does not owe, and those that nobody needs, as far as it knows.
+    fn useless(&self, batch: &[(ShardId, Duration)]) -> (usize, BTreeSet<ShardId>) {
         let me = self.host.me();
         self.host.with_core(|core, namespace| {
             let unowed: Vec<ShardId> = batch
@@ -212,7 +215,7 @@ impl Daemon {
                 })
                 .collect();
             if unowed.is_empty() {
-                return BTreeSet::new();
+                return (0, BTreeSet::new());
             }
             let (blocks, groups) = namespace.unsettled();
             let unsettled = Unsettled { blocks, groups };
@@ -223,7 +226,7 @@ impl Daemon {
                 Custody::Surplus => !worked_on(id.block),
                 Custody::Owed | Custody::Open => false,
             };
-            unowed.into_iter().filter(useless).collect()
+            (unowed.len(), unowed.into_iter().filter(useless).collect())
         })
     }
 
