@@ -73,10 +73,8 @@ pub fn useless(
     is_worked_on: impl Fn(GroupId) -> bool,
 ) -> (usize, BTreeSet<ShardId>) {
     let settled = Unsettled::default();
-    let unowed: Vec<ShardId> = held
-        .into_iter()
-        .filter(|id| custody(namespace, &settled, me, id, &is_alive) != Custody::Owed)
-        .collect();
+    let unowed: Vec<ShardId> =
+        held.into_iter().filter(|id| custody(namespace, &settled, me, id, &is_alive) != Custody::Owed).collect();
     if unowed.is_empty() {
         return (0, BTreeSet::new());
     }

@@ -31,6 +31,9 @@ pub enum Event {
     Lacking { group: GroupId, slots: Vec<u8> },
     /// The store has lost all it had.
     Emptied,
+    /// Everything this peer ever made is here again: from now on it may make changes by itself. After a power cut its
+    /// disk may lack its last ops, whose numbers others know.
+    Ready,
     /// This peer is about to go: tell the others, so that they need not find out.
     Leaving,
 }

@@ -49,6 +49,9 @@ impl Peer {
             peer == self.me || (self.is_alive(peer) && self.links.get(&peer).is_some_and(current))
         });
         self.hears_everyone_for = if heard { self.hears_everyone_for + TICK } else { std::time::Duration::ZERO };
+        if !self.ready {
+            return;
+        }
         let candidates = self.candidates(namespace);
         let follows = self.healing.look(namespace, &candidates, TICK, now);
         self.healing_effects(namespace, follows, now, effects);

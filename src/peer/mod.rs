@@ -50,6 +50,8 @@ pub struct Peer {
     loads: BTreeMap<PeerTag, StoreUsage>,
     healing: Healing,
     hears_everyone_for: Duration,
+    /// It may make changes without being asked.
+    ready: bool,
     /// Peers that wait to hear that our log is durable, and the own seq they wait for.
     awaiting_durable: BTreeMap<PeerTag, u64>,
 }
@@ -73,6 +75,7 @@ impl Peer {
             loads: BTreeMap::new(),
             healing: Healing::new(me, healing),
             hears_everyone_for: Duration::ZERO,
+            ready: false,
             awaiting_durable: BTreeMap::new(),
             // What was read from the log at the start may lie in the page cache only.
             durable: VersionVector::default(),
@@ -167,6 +170,7 @@ impl Peer {
             }
             Event::Worked { work, outcome } => self.worked(namespace, &work, outcome, now, &mut effects),
             Event::Lacking { group, slots } => self.lacking(namespace, group, slots, now, &mut effects),
+            Event::Ready => self.ready = true,
             Event::Emptied => self.emptied(namespace, now, &mut effects),
             Event::Leaving => {
                 effects.extend(

@@ -145,7 +145,9 @@ impl Daemon {
         let rotten = self.household.rotten.lock().clone();
         match found.comparison.round(owed, &lacking, &rotten) {
             Findings::Emptied => {
-                tracing::warn!("the store has none of the {owed} shards it should: its seats are given up, and others take over");
+                tracing::warn!(
+                    "the store has none of the {owed} shards it should: its seats are given up, and others take over"
+                );
                 self.host.handle(Event::Emptied);
             }
             Findings::Lacking(groups) => {

@@ -119,6 +119,7 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
     if home.lost_power() {
         hear_of_own_ops(&host).await;
     }
+    host.handle(Event::Ready);
     let record = setup::record(&config, own.key);
     if record != own {
         host.change(&mut |_| Ok(vec![Change::Admit { peer: record.clone() }]))?;

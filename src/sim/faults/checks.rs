@@ -1,0 +1,145 @@
+//! What must hold: at all times that no shard is dropped that was needed, and in the end that every acknowledged file
+//! is whole, all groups are goldilocks, all machines agree and no disk holds what nobody needs.
+
+use super::Report;
+use super::world::World;
+use crate::group::{State, owed, state};
+use crate::id::{BlockName, PeerTag};
+use crate::namespace::Namespace;
+use crate::sim::queue::{between, later};
+use crate::volume::ports::ShardId;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+impl World<'_> {
+    /// A machine drops a shard because nobody needs it.
+    pub(super) fn let_go(&mut self, n: usize, id: ShardId) {
+        self.machines[n].store.remove(&id);
+        let wanted = self.files.iter().any(|file| file.block == id.block && file.acknowledged && !file.doomed);
+        if wanted && !self.is_somewhere(id.block) {
+            let tag = self.machines[n].tag;
+            self.violation(format!("{tag} let go of shard {} of block {}, which was needed", id.index, id.block));
+        }
+    }
+
+    /// Whether some kind of shards of a block suffices, wherever they are.
+    fn is_somewhere(&self, block: BlockName) -> bool {
+        let good = |id: &ShardId| self.machines.iter().any(|one| one.store.get(id).is_some_and(|held| !held.rotten));
+        let first = ShardId { block, geometry: crate::policy::Geometry { data: 0, parity: 0 }, index: 0 };
+        let kinds: BTreeSet<ShardId> = self
+            .machines
+            .iter()
+            .flat_map(|one| one.store.range(first..).take_while(|(id, _)| id.block == block).map(|(id, _)| *id))
+            .collect();
+        let geometries: BTreeSet<_> = kinds.iter().map(|id| id.geometry).collect();
+        geometries.into_iter().any(|geometry| {
+            kinds.iter().filter(|id| id.geometry == geometry && good(id)).count() >= usize::from(geometry.data)
+        })
+    }
+
+    /// Whether this machine may be destroyed now: no other was since everything was whole, and those that are to come
+    /// back hold what they should.
+    pub(super) fn may_destroy(&mut self, n: usize) -> bool {
+        if self.machines[n].left {
+            return false;
+        }
+        if !self.destroyed.is_empty() && self.is_whole() {
+            self.destroyed.clear();
+        }
+        let others = self.destroyed.iter().filter(|one| **one != n).count();
+        others < self.plan.destroyed_at_once && (self.destroyed.contains(&n) || self.is_whole())
+    }
+
+    /// Whether every shard that some namespace counts on is where it should be.
+    fn is_whole(&self) -> bool {
+        let Some(namespace) = self.machines.iter().find(|one| one.is_up()).map(|one| &one.namespace) else {
+            return false;
+        };
+        let agreed = self.machines.iter().filter(|one| !one.left);
+        agreed.clone().all(|one| one.is_up() && one.namespace.vector() == namespace.vector())
+            && namespace.groups().filter(|(_, group)| group.blocks > 0).all(|(id, group)| {
+                group.slots.iter().all(|slot| !slot.is_empty())
+                    && namespace.blocks_of(id).all(|(block, _)| {
+                        (0u8..).zip(&group.slots).all(|(index, seats)| {
+                            let shard = ShardId { block, geometry: group.geometry, index };
+                            seats.iter().any(|seat| self.holds(seat.peer, &shard))
+                        })
+                    })
+            })
+    }
+
+    fn holds(&self, peer: PeerTag, id: &ShardId) -> bool {
+        let machine = self.machines.iter().find(|one| one.tag == peer && !one.left);
+        machine.is_some_and(|one| one.store.get(id).is_some_and(|held| !held.rotten))
+    }
+
+    /// Lets calm pass until everything is well, or this long.
+    pub(super) fn settle(&mut self, longest: Duration) {
+        let end = later(self.queue.now(), longest);
+        while self.queue.now() < end
+            && (self.what_is_wrong().is_some() || between(self.queue.now(), end) > longest - Duration::from_secs(5))
+        {
+            self.pass(Duration::from_secs(5));
+        }
+        if let Some(what) = self.what_is_wrong() {
+            self.violation(format!("after the calm {what}"));
+        }
+    }
+
+    /// What is not as it should be, with every machine up and connected.
+    fn what_is_wrong(&self) -> Option<String> {
+        let members: Vec<_> = self.machines.iter().filter(|one| !one.left).collect();
+        let namespace: &Namespace = &members.first()?.namespace;
+        if let Some(other) = members.iter().find(|one| one.namespace.vector() != namespace.vector()) {
+            let (one, two) = (namespace.vector(), other.namespace.vector());
+            let differ: Vec<String> = one
+                .0
+                .keys()
+                .chain(two.0.keys())
+                .filter(|peer| one.get(**peer) != two.get(**peer))
+                .map(|peer| format!("{peer}: {} and {}", one.get(*peer), two.get(*peer)))
+                .collect();
+            return Some(format!("{} and {} have not the same ops ({})", members[0].tag, other.tag, differ.join(", ")));
+        }
+        let alive = |peer: PeerTag| members.iter().any(|one| one.tag == peer);
+        let present = members.iter().filter(|one| !namespace.standing(one.tag).leaving).count();
+        for (id, group) in namespace.groups().filter(|(_, group)| group.blocks > 0) {
+            let state = state(group, alive);
+            if state != State::Goldilocks && group.slots.len() <= present {
+                return Some(format!("group {id} is {state}: {:?}", group.slots));
+            }
+        }
+        for file in self.files.iter().filter(|file| file.acknowledged && !file.doomed) {
+            let block = namespace.block(&file.block).filter(|block| block.uses > 0);
+            let Some(group) = block.and_then(|block| namespace.group(block.group)) else {
+                let (inode, block) = (namespace.inode(file.ino), namespace.block(&file.block));
+                return Some(format!("{} is not in the namespace: {inode:?}, {block:?}", file.name));
+            };
+            let held = (0u8..).zip(&group.slots).filter(|(index, seats)| {
+                let shard = ShardId { block: file.block, geometry: group.geometry, index: *index };
+                seats.iter().any(|seat| self.holds(seat.peer, &shard))
+            });
+            let held = held.count();
+            if held < group.slots.len() && group.slots.len() <= present {
+                return Some(format!("{} has {held} of {} shards", file.name, group.slots.len()));
+            }
+            if held < usize::from(group.geometry.data) {
+                return Some(format!("{} is lost: {held} of {} shards", file.name, group.geometry.data));
+            }
+        }
+        for one in &members {
+            let due: BTreeSet<ShardId> =
+                one.namespace.groups_of(one.tag).flat_map(|(id, _)| owed(&one.namespace, id, one.tag)).collect();
+            if let Some(id) = one.store.keys().find(|id| !due.contains(id)) {
+                return Some(format!("{} still holds shard {} of block {}", one.tag, id.index, id.block));
+            }
+        }
+        None
+    }
+
+    /// What the run came to.
+    pub(super) fn finish(mut self) -> Report {
+        self.report.faults = self.counts.iter().map(|(fault, count)| (fault.name(), *count)).collect();
+        self.report
+    }
+}

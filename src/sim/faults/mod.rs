@@ -1,0 +1,52 @@
+//! Whole shares under all faults at once: machines are killed, cut off, slowed, wiped, filled up, join and leave, and
+//! shards rot, while files are written and deleted. Every machine runs the real peer's core with a namespace of its own;
+//! only the disks and the network are made up. After the faults comes calm, and then everything must be well again.
+//!
+//! Destruction (a wiped disk, rot) keeps to what the policies survive at once; all else is without bounds.
+
+mod checks;
+mod jobs;
+mod machine;
+mod plan;
+#[cfg(test)]
+mod tests;
+mod world;
+
+pub use plan::Plan;
+
+use super::chance::Chance;
+use std::time::Duration;
+use world::World;
+
+/// What one run came to.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// Faults that happened, by kind, in the order of the kinds.
+    pub faults: Vec<(&'static str, u32)>,
+    /// Files whose writing was acknowledged, and those of them that were deleted again.
+    pub written: u32,
+    pub deleted: u32,
+    /// Pieces of healing that succeeded.
+    pub healed: u32,
+    /// What must not have happened, each with its time.
+    pub violations: Vec<String>,
+}
+
+/// The longest calm in which a share has to be well again: absences have to pass, slots to be filled, groups to settle,
+/// and what nobody needs to go.
+const CALM: Duration = Duration::from_secs(600);
+
+/// Runs a share under the faults of a plan drawn from this seed.
+pub fn run(seed: u64) -> Report {
+    let plan = Plan::new(&mut Chance::new(seed));
+    run_plan(seed, &plan)
+}
+
+/// Runs a share under these faults.
+pub fn run_plan(seed: u64, plan: &Plan) -> Report {
+    let mut world = World::new(seed, plan);
+    world.pass(plan.storm);
+    world.calm();
+    world.settle(CALM);
+    world.finish()
+}
