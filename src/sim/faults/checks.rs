@@ -47,7 +47,29 @@ impl World<'_> {
             self.destroyed.clear();
         }
         let others = self.destroyed.iter().filter(|one| **one != n).count();
-        others < self.plan.destroyed_at_once && (self.destroyed.contains(&n) || self.is_whole())
+        let few = others < self.plan.destroyed_at_once && (self.destroyed.contains(&n) || self.is_whole());
+        few && self.others_suffice(n)
+    }
+
+    /// Whether every block can be had without this machine: files written while few machines could be reached may be
+    /// on it alone, and are promised nothing until the share has healed.
+    fn others_suffice(&self, n: usize) -> bool {
+        let tag = self.machines[n].tag;
+        let Some(namespace) = self.machines.iter().find(|one| one.is_up()).map(|one| &one.namespace) else { return false };
+        namespace.groups().all(|(id, group)| {
+            namespace.blocks_of(id).all(|(block, _)| {
+                let without = (0u8..).zip(&group.slots).filter(|(index, seats)| {
+                    let shard = ShardId { block, geometry: group.geometry, index: *index };
+                    seats.iter().any(|seat| seat.peer != tag && self.holds(seat.peer, &shard))
+                });
+                without.count() >= usize::from(group.geometry.data)
+            })
+        })
+    }
+
+    /// Files whose writers have not been told that they are safe are promised nothing when a machine is destroyed.
+    pub(super) fn doom_unacknowledged(&mut self) {
+        self.files.iter_mut().filter(|file| !file.acknowledged).for_each(|file| file.doomed = true);
     }
 
     /// Whether every shard that some namespace counts on is where it should be.

@@ -482,6 +482,7 @@ impl<'a> World<'a> {
             }
             Fault::Wipe if up && self.may_destroy(n) => {
                 self.stop(n, false);
+                self.doom_unacknowledged();
                 self.machines[n].store.clear();
                 self.destroyed.insert(n);
                 self.queue.after(for_a_while, What::Start(n));
@@ -519,6 +520,7 @@ impl<'a> World<'a> {
                     }
                 }
                 if !bad.is_empty() {
+                    self.doom_unacknowledged();
                     self.destroyed.insert(n);
                 }
                 !bad.is_empty()
