@@ -3,6 +3,7 @@
 use super::Volume;
 use super::dirty::{CHUNK, Content, Progress};
 use super::handle::{FileContent, FileState};
+use super::place::Placer;
 use super::ports::Errno;
 use super::read::Part;
 use crate::id::{BlockName, GroupId, Ino};
@@ -52,7 +53,8 @@ impl Volume {
             let changed = self.inner.control.change(&mut |namespace| {
                 made = Made::default();
                 let mut state = file.state.lock();
-                make(namespace, file.ino, &mut state, &mut made).inspect_err(|_| state.overlay.unname())
+                make(namespace, &self.inner.placer, file.ino, &mut state, &mut made)
+                    .inspect_err(|_| state.overlay.unname())
             });
             match changed {
                 Ok(seq) => self.committed(file, seq, &made),
@@ -196,7 +198,13 @@ impl Volume {
 }
 
 /// The op that names what is stored of a file; marks what it names.
-fn make(namespace: &Namespace, ino: Ino, state: &mut FileContent, made: &mut Made) -> Result<Vec<Change>, Errno> {
+fn make(
+    namespace: &Namespace,
+    placer: &Placer,
+    ino: Ino,
+    state: &mut FileContent,
+    made: &mut Made,
+) -> Result<Vec<Change>, Errno> {
     let inode = namespace.inode(ino).ok_or(Errno(libc::ESTALE))?;
     let Some(unsaved) = state.unsaved else { return Ok(Vec::new()) };
     let mut extents: Vec<(u64, Extent)> = Vec::new();
@@ -228,7 +236,9 @@ fn make(namespace: &Namespace, ino: Ino, state: &mut FileContent, made: &mut Mad
                         made.elsewhere.push(known.group);
                         blocks.insert(block.name, *block);
                     }
-                    None if put.is_some_and(|put| put.elapsed() < NAMED_WITHIN) => {
+                    None if put.is_some_and(|put| put.elapsed() < NAMED_WITHIN)
+                        && placer.still_sit(namespace, block.group) =>
+                    {
                         blocks.insert(block.name, *block);
                     }
                     None => made.gone.push(*block),

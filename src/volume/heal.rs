@@ -390,6 +390,33 @@ impl Volume {
         }
     }
 
+    /// Those of these blocks of a group that are whole: of each slot, some live participant has the shard. Before a
+    /// shard that its seats do not call for is let go, this says that it is not needed: a block may have been named
+    /// while healing seated others than it was put to.
+    pub async fn whole(&self, group: GroupId, blocks: Vec<BlockName>) -> BTreeSet<BlockName> {
+        let Some(target) = self.target(group) else { return BTreeSet::new() };
+        let slots: Vec<Vec<PeerTag>> = {
+            let namespace = self.inner.control.namespace();
+            let Some(record) = namespace.group(group) else { return BTreeSet::new() };
+            record.slots.iter().map(|seats| seats.iter().map(|seat| seat.peer).collect()).collect()
+        };
+        let mut whole: BTreeSet<BlockName> = blocks.into_iter().collect();
+        for (slot, seats) in (0u8..).zip(slots) {
+            let mut here = BTreeSet::new();
+            for peer in seats.into_iter().filter(|peer| self.inner.control.is_alive(*peer)) {
+                let asked: Vec<BlockName> = whole.difference(&here).copied().collect();
+                for batch in asked.chunks(ASKED_AT_ONCE) {
+                    let ids = batch.iter().map(|name| target.shard(*name, slot)).collect();
+                    let Ok(missing) = self.lacking_at(peer, ids, false).await else { continue };
+                    let missing: BTreeSet<BlockName> = missing.into_iter().map(|id| id.block).collect();
+                    here.extend(batch.iter().filter(|name| !missing.contains(name)));
+                }
+            }
+            whole.retain(|name| here.contains(name));
+        }
+        whole
+    }
+
     /// Reads a shard of this peer's own, holds it against what the others' give, and puts it right where it is wrong.
     /// False where it is missing and has to be got again; true too where the others cannot tell.
     pub async fn recheck(&self, id: ShardId) -> bool {

@@ -4,7 +4,7 @@ use super::Volume;
 use super::ports::{Candidate, Errno, Shard, ShardError, ShardId};
 use crate::group::choose;
 use crate::id::{BlockName, GroupId, PeerTag};
-use crate::namespace::{Change, Group, NewBlock};
+use crate::namespace::{Change, Group, Namespace, NewBlock};
 use crate::policy::{Geometry, Policy};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -42,8 +42,8 @@ pub(super) struct Placer {
     shunned: Mutex<HashMap<PeerTag, Instant>>,
     /// Groups with shards that may not be on stable storage.
     unsynced: Mutex<BTreeMap<GroupId, Unsynced>>,
-    /// When each group was last given a block to keep.
-    used: Mutex<BTreeMap<GroupId, Instant>>,
+    /// When each group was last given a block, and whom its shards went to.
+    used: Mutex<BTreeMap<GroupId, (Instant, Arc<[PeerTag]>)>>,
     /// One makes durable at a time: the next has less to do.
     syncing: tokio::sync::Mutex<()>,
 }
@@ -77,6 +77,21 @@ impl Refused {
         let full = self.peers.values().any(|why| matches!(why, ShardError::Full { .. }));
         Errno(if full { libc::ENOSPC } else { libc::EIO })
     }
+}
+
+impl Placer {
+    /// Whether the participants that this writer put a group's last shards to still sit in it: healing may have
+    /// seated others, and an op that names a block must find its shards where the seats say.
+    pub fn still_sit(&self, namespace: &Namespace, group: GroupId) -> bool {
+        let used = self.used.lock().get(&group).map(|(_, seats)| seats.clone());
+        used.is_some_and(|seats| namespace.group(group).is_some_and(|now| sit(now, &seats)))
+    }
+}
+
+/// Whether each of these sits in its slot.
+fn sit(group: &Group, seats: &[PeerTag]) -> bool {
+    group.slots.len() == seats.len()
+        && group.slots.iter().zip(seats).all(|(slot, peer)| slot.iter().any(|seat| seat.peer == *peer))
 }
 
 impl Volume {
@@ -185,10 +200,10 @@ impl Volume {
             let cramped = distinct < group.seats.len() && usable.len() > distinct;
             let resized = matches!(policy, Policy::Survive(_)) && group.usable != usable.len();
             let alive = group.seats.iter().all(is_usable);
-            let there = inner.control.namespace().group(group.id).is_some();
+            let there = inner.control.namespace().group(group.id).is_some_and(|now| sit(now, &group.seats));
             if there && alive && !cramped && !resized && group.blocks < GROUP_BLOCKS {
                 group.blocks += 1;
-                inner.placer.used.lock().insert(group.id, Instant::now());
+                inner.placer.used.lock().insert(group.id, (Instant::now(), group.seats.clone()));
                 return Ok(Some((geometry, group.clone())));
             }
             if !alive && group.blocks < GROUP_BLOCKS {
@@ -205,7 +220,7 @@ impl Volume {
         inner.control.change(&mut |_| Ok(vec![change.clone()]))?;
         let group = OpenGroup { id, seats: seats.into(), blocks: 1, usable: usable.len() };
         tracing::debug!(group = %id, %policy, %geometry, seats = ?group.seats, "opened a group");
-        inner.placer.used.lock().insert(id, Instant::now());
+        inner.placer.used.lock().insert(id, (Instant::now(), group.seats.clone()));
         open.insert((policy, geometry), group.clone());
         Ok(Some((geometry, group)))
     }
@@ -219,7 +234,7 @@ impl Volume {
         let mut open = inner.placer.open.lock();
         let busy: BTreeSet<GroupId> = {
             let mut used = inner.placer.used.lock();
-            used.retain(|_, at| at.elapsed() < BUSY);
+            used.retain(|_, (at, _)| at.elapsed() < BUSY);
             used.keys().copied().collect()
         };
         inner.control.change(&mut |namespace| {

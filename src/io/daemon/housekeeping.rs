@@ -44,18 +44,11 @@ pub struct Household {
     /// Shards that were missing at the last round.
     pub lacking: AtomicU64,
     rotten: Mutex<BTreeSet<ShardId>>,
-    scrub_now: tokio::sync::Notify,
     /// Wakes the rounds before their time.
     look: tokio::sync::Notify,
 }
 
 impl Household {
-    /// Has every shard read now instead of in its time.
-    pub fn scrub_now(&self) {
-        self.scrubbed.store(0, Ordering::Relaxed);
-        self.scrub_now.notify_one();
-    }
-
     /// Notes a shard that was found damaged.
     fn found_rotten(&self, id: ShardId) {
         if self.rotten.lock().insert(id) {
@@ -178,6 +171,7 @@ impl Daemon {
             let (unowed, useless) = self.useless(batch);
             let old = batch.iter().filter(|(id, age)| useless.contains(id) && *age >= KEPT_FOR).map(|(id, _)| *id);
             let old: Vec<ShardId> = if everyone { old.collect() } else { Vec::new() };
+            let old = self.not_needed(old).await;
             tracing::debug!(useless = useless.len(), old = old.len(), "of {} shards", batch.len());
             all &= old.len() == unowed;
             if old.is_empty() {
@@ -191,6 +185,22 @@ impl Daemon {
             }
         }
         all
+    }
+
+    /// Those of these shards whose blocks nobody names, or are whole where they belong.
+    async fn not_needed(&self, ids: Vec<ShardId>) -> Vec<ShardId> {
+        let mut by_group: BTreeMap<Option<GroupId>, Vec<ShardId>> = BTreeMap::new();
+        for id in ids {
+            let group = self.host.namespace().block(&id.block).map(|block| block.group);
+            by_group.entry(group).or_default().push(id);
+        }
+        let mut gone = by_group.remove(&None).unwrap_or_default();
+        for (group, ids) in by_group {
+            let Some(group) = group else { continue };
+            let whole = self.volume.whole(group, ids.iter().map(|id| id.block).collect()).await;
+            gone.extend(ids.into_iter().filter(|id| whole.contains(&id.block)));
+        }
+        gone
     }
 
     /// How many of these shards this peer does not owe, and those that nobody needs, as far as it knows.
@@ -235,37 +245,24 @@ impl Daemon {
     }
 }
 
-/// Reads every shard within the set time, or at once when somebody asks.
+/// Reads every shard within the set time, again and again.
 async fn scrub(daemon: Weak<Daemon>) {
-    let Some(this) = daemon.upgrade() else { return };
-    let (household, within) = (this.household.clone(), this.scrub_within);
-    drop(this);
-    let mut hurry = false;
+    let Some(within) = daemon.upgrade().map(|this| this.scrub_within) else { return };
     loop {
         let Some(this) = daemon.upgrade() else { return };
         let mut ids: Vec<ShardId> = this.host.store().held().into_iter().map(|(id, _)| id).collect();
+        this.household.to_scrub.store(ids.len() as u64, Ordering::Relaxed);
+        this.household.scrubbed.store(0, Ordering::Relaxed);
         drop(this);
         ids.sort_unstable();
-        household.to_scrub.store(ids.len() as u64, Ordering::Relaxed);
-        household.scrubbed.store(0, Ordering::Relaxed);
-        let steps = ids.len().div_ceil(SCRUBBED_AT_ONCE).max(1);
-        let pause = within / u32::try_from(steps).unwrap_or(u32::MAX);
-        let mut interrupted = false;
+        if ids.is_empty() {
+            tokio::time::sleep(within.min(Duration::from_secs(3600))).await;
+        }
+        let steps = u32::try_from(ids.len().div_ceil(SCRUBBED_AT_ONCE)).unwrap_or(u32::MAX);
         for step in ids.chunks(SCRUBBED_AT_ONCE) {
-            if !hurry && tokio::time::timeout(pause, household.scrub_now.notified()).await.is_ok() {
-                // From the beginning, so that what is reported is a whole scrub.
-                (hurry, interrupted) = (true, true);
-                break;
-            }
+            tokio::time::sleep(within / steps.max(1)).await;
             let Some(this) = daemon.upgrade() else { return };
             this.scrub_some(step).await;
-        }
-        if interrupted {
-            continue;
-        }
-        hurry = false;
-        if ids.is_empty() {
-            let _ = tokio::time::timeout(within.min(Duration::from_secs(3600)), household.scrub_now.notified()).await;
         }
     }
 }

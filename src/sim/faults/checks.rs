@@ -22,6 +22,18 @@ impl World<'_> {
         }
     }
 
+    /// Whether a block is whole where it belongs, as a machine finds out by asking; one that nobody names is.
+    pub(super) fn is_not_needed(&self, n: usize, name: BlockName) -> bool {
+        let namespace = &self.machines[n].namespace;
+        let Some(block) = namespace.block(&name) else { return true };
+        let Some(group) = namespace.group(block.group) else { return false };
+        (0u8..).zip(&group.slots).all(|(index, seats)| {
+            let shard = ShardId { block: name, geometry: group.geometry, index };
+            let asked = seats.iter().filter_map(|seat| self.index(seat.peer)).filter(|at| self.answers(n, *at));
+            asked.into_iter().any(|at| self.machines[at].store.contains_key(&shard))
+        })
+    }
+
     /// Whether some kind of shards of a block suffices, wherever they are.
     fn is_somewhere(&self, block: BlockName) -> bool {
         let good = |id: &ShardId| self.machines.iter().any(|one| one.store.get(id).is_some_and(|held| !held.rotten));
@@ -55,7 +67,9 @@ impl World<'_> {
     /// on it alone, and are promised nothing until the share has healed.
     fn others_suffice(&self, n: usize) -> bool {
         let tag = self.machines[n].tag;
-        let Some(namespace) = self.machines.iter().find(|one| one.is_up()).map(|one| &one.namespace) else { return false };
+        let Some(namespace) = self.machines.iter().find(|one| one.is_up()).map(|one| &one.namespace) else {
+            return false;
+        };
         namespace.groups().all(|(id, group)| {
             namespace.blocks_of(id).all(|(block, _)| {
                 let without = (0u8..).zip(&group.slots).filter(|(index, seats)| {

@@ -39,6 +39,7 @@ pub(super) enum Job {
         policy: Policy,
         block: NewBlock,
         put: Instant,
+        open: Open,
     },
     /// Wait until the others have the op.
     Await {
@@ -135,7 +136,7 @@ impl World<'_> {
     pub(super) fn step(&mut self, n: usize, job: Job) {
         match job {
             Job::Put { file, policy, refused, tries } => self.put(n, file, policy, refused, tries),
-            Job::Name { file, policy, block, put } => self.name(n, file, policy, block, put),
+            Job::Name { file, policy, block, put, open } => self.name(n, file, policy, block, put, open),
             Job::Await { file, seq, since } => self.wait(n, file, seq, since),
             Job::Reap { ino } => {
                 self.change(n, vec![Change::Reap { ino }]);
@@ -168,11 +169,11 @@ impl World<'_> {
         policy: Policy,
         name: BlockName,
         refused: &mut BTreeSet<PeerTag>,
-    ) -> Option<NewBlock> {
+    ) -> Option<(NewBlock, Open)> {
         let open = self.group_for(n, policy, refused)?;
         let now = self.queue.now();
         let mut taken = true;
-        for (index, peer) in (0u8..).zip(open.seats) {
+        for (index, peer) in (0u8..).zip(open.seats.clone()) {
             let id = ShardId { block: name, geometry: open.geometry, index };
             let at = self.index(peer).filter(|to| self.answers(n, *to));
             if !at.is_some_and(|to| self.machines[to].put(id, now)) {
@@ -180,7 +181,8 @@ impl World<'_> {
                 taken = false;
             }
         }
-        taken.then_some(NewBlock { name, group: open.group, len: BLOCK_BYTES })
+        let block = NewBlock { name, group: open.group, len: BLOCK_BYTES };
+        taken.then_some((block, open))
     }
 
     /// The group that a writer puts blocks of a policy into: as `volume::place` chooses.
@@ -194,7 +196,7 @@ impl World<'_> {
         let good = |open: &Open| {
             let distinct = open.seats.iter().collect::<BTreeSet<_>>().len();
             open.geometry == geometry
-                && machine.namespace.group(open.group).is_some()
+                && self.still_sit(n, open)
                 && open.seats.iter().all(|seat| usable.iter().any(|one| one.peer == *seat))
                 && (distinct == open.seats.len() || distinct == usable.len())
         };
@@ -217,23 +219,30 @@ impl World<'_> {
         Some(open)
     }
 
+    /// Whether those that a writer puts to sit in the group: as `volume::place` asks.
+    fn still_sit(&self, n: usize, open: &Open) -> bool {
+        self.machines[n].namespace.group(open.group).is_some_and(|group| {
+            group.slots.iter().zip(&open.seats).all(|(slot, peer)| slot.iter().any(|seat| seat.peer == *peer))
+        })
+    }
+
     fn put(&mut self, n: usize, file: usize, policy: Policy, mut refused: BTreeSet<PeerTag>, tries: u32) {
         let put = self.queue.now();
         match self.place(n, policy, self.files[file].block, &mut refused) {
-            Some(block) => {
+            Some((block, open)) => {
                 // Now and then a writer is slow to name what it has put.
                 let pause =
                     if self.chance.happens(0.05) { self.chance.up_to(NAMED_WITHIN * 3) } else { Duration::ZERO };
                 let run = self.machines[n].run;
-                self.queue.after(pause, What::Step { of: n, run, job: Job::Name { file, policy, block, put } });
+                self.queue.after(pause, What::Step { of: n, run, job: Job::Name { file, policy, block, put, open } });
             }
             None if tries > 0 => self.later_step(n, Job::Put { file, policy, refused, tries: tries - 1 }),
             None => {}
         }
     }
 
-    fn name(&mut self, n: usize, file: usize, policy: Policy, block: NewBlock, put: Instant) {
-        if between(put, self.queue.now()) >= NAMED_WITHIN {
+    fn name(&mut self, n: usize, file: usize, policy: Policy, block: NewBlock, put: Instant, open: Open) {
+        if between(put, self.queue.now()) >= NAMED_WITHIN || !self.still_sit(n, &open) {
             return self.put(n, file, policy, BTreeSet::new(), TRIES);
         }
         let (ino, name) = (self.files[file].ino, self.files[file].name.clone());
@@ -371,7 +380,7 @@ impl World<'_> {
         };
         let placed = if self.reads(n, name, group) { self.place(n, policy, name, &mut BTreeSet::new()) } else { None };
         match placed {
-            Some(block) if block.group != group => {
+            Some((block, _)) if block.group != group => {
                 self.later_step(n, Job::Relocate { work, to: block.group, name, left, whole });
             }
             _ => self.worked(n, work, Outcome::Failed),

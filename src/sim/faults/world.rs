@@ -412,7 +412,9 @@ impl<'a> World<'a> {
         let goes: Vec<ShardId> =
             if peer.hears_everyone_for() >= KEPT_FOR { useless.into_iter().filter(old).collect() } else { Vec::new() };
         for id in goes {
-            self.let_go(n, id);
+            if self.is_not_needed(n, id.block) {
+                self.let_go(n, id);
+            }
         }
         match found {
             Findings::Emptied => self.handle(n, Event::Emptied),
