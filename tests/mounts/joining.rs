@@ -1,8 +1,12 @@
 //! Who gets in, and how: tickets, several inviters, joiners to a share that is full of files.
 
-use crate::harness::{BOUND, Cluster, PATIENCE, ends_within, tree};
+use crate::harness::{BOUND, Cluster, PATIENCE, ends_within, full_size, tree};
 use std::fs;
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Machine 0 founded the share and runs; the others have empty homes.
 fn founded(machines: usize) -> Cluster {
@@ -151,5 +155,102 @@ fn peers_find_one_another_again_after_they_all_restarted() {
     [4, 3, 2, 1].into_iter().for_each(|i| cluster.serve(i));
     cluster.wait_until(BOUND, "four peers without the founder", |c| (1..5).all(|i| (1..5).all(|j| c.sees_alive(i, j))));
     cluster.serve(0);
+    cluster.all_in_sight();
+}
+
+/// The longest that one small file may take to be written while a machine joins: what a busy machine of two cores
+/// takes at times without anyone joining, and far below the time of a join.
+const HELD_UP: Duration = Duration::from_secs(2);
+
+/// Makes `files` small files under `dir`, in directories of a thousand, from a few threads.
+fn fill(dir: &Path, files: usize) {
+    const THREADS: usize = 4;
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            scope.spawn(move || {
+                for i in (thread..files).step_by(THREADS) {
+                    let parent = dir.join(format!("{:03}", i / 1000));
+                    let _ = fs::create_dir(&parent);
+                    fs::write(parent.join(format!("file-{i:06}")), format!("this is file {i}")).unwrap();
+                }
+            });
+        }
+    });
+}
+
+/// Writes small files into `dir` until told to stop; the longest that one of them took, and how many there were.
+fn keep_writing(dir: PathBuf, stop: &AtomicBool) -> (Duration, usize) {
+    let (mut longest, mut count) = (Duration::ZERO, 0);
+    while !stop.load(Ordering::Relaxed) {
+        let started = Instant::now();
+        fs::write(dir.join(format!("during-{count}")), b"while someone joins").unwrap();
+        longest = longest.max(started.elapsed());
+        count += 1;
+    }
+    (longest, count)
+}
+
+#[test]
+fn a_joiner_to_a_full_share_holds_nobody_up() {
+    let files = if full_size() { 100_000 } else { 3_000 };
+    let mut cluster = Cluster::loopback(4);
+    cluster.form(3);
+    let mounts = [cluster.mount(0), cluster.mount(1)];
+    let many = mounts[0].join("many");
+    fs::create_dir(&many).unwrap();
+    fill(&many, files);
+    let dirs = [mounts[0].join("a"), mounts[1].join("b")];
+    dirs.iter().for_each(|dir| fs::create_dir(dir).unwrap());
+    let ticket = cluster.invite(0);
+    let stop = AtomicBool::new(false);
+    let started = Instant::now();
+    let (ready, written) = std::thread::scope(|scope| {
+        let stop = &stop;
+        let writers = dirs.each_ref().map(|dir| scope.spawn(move || keep_writing(dir.clone(), stop)));
+        // A join that fails must not leave the writers writing.
+        let joined = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            cluster.join(3, &ticket);
+            cluster.mount(3);
+            cluster.all_in_sight();
+        }));
+        let ready = started.elapsed();
+        stop.store(true, Ordering::Relaxed);
+        let written = writers.map(|writer| writer.join().expect("a writer goes on while someone joins"));
+        joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (ready, written)
+    });
+    let [(a, in_a), (b, in_b)] = written;
+    println!(
+        "{files} files: ready after {ready:?}; {} files written meanwhile, the slowest in {:?}",
+        in_a + in_b,
+        a.max(b)
+    );
+    assert!(a.max(b) < HELD_UP, "a writer was held up for {:?} while a machine joined", a.max(b));
+    let there = cluster.path(3);
+    let count = |dir: PathBuf| fs::read_dir(dir).unwrap().count();
+    let found: usize = fs::read_dir(there.join("many")).unwrap().map(|entry| count(entry.unwrap().path())).sum();
+    assert_eq!((found, count(there.join("a")), count(there.join("b"))), (files, in_a, in_b));
+    let last = files - 1;
+    let text = fs::read_to_string(there.join(format!("many/{:03}/file-{last:06}", last / 1000))).unwrap();
+    assert_eq!(text, format!("this is file {last}"));
+}
+
+#[test]
+fn a_machine_that_comes_back_at_another_address_is_found_there() {
+    let mut cluster = Cluster::share(3);
+    let (a, b) = (cluster.mount(0), cluster.mount(1));
+    // The founder, whose address stood in every ticket.
+    cluster.stop(0);
+    let elsewhere = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    cluster.move_to(0, &elsewhere);
+    cluster.restart(0);
+    cluster.all_in_sight();
+    fs::write(a.join("file"), tree::noise(1, 2 << 20)).unwrap();
+    assert!(fs::read(b.join("file")).unwrap() == tree::noise(1, 2 << 20));
+    let told = cluster.run(2, &["peers"]).ok();
+    assert!(told.contains(&elsewhere), "the others know the new address: {told}");
+    // They find it there also when it is they who come back.
+    cluster.kill_all(&[1, 2]);
+    [1, 2].into_iter().for_each(|i| cluster.restart(i));
     cluster.all_in_sight();
 }

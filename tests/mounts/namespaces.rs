@@ -1,6 +1,6 @@
 //! The same on machines with a network of their own: dead, silent, cut off and come back.
 
-use crate::harness::{BOUND, Cluster, DETECTION, tree};
+use crate::harness::{BOUND, Cluster, DETECTION, PATIENCE, tree};
 use crate::share::files_survive_two_dead_machines;
 use std::fs;
 use std::time::Instant;
@@ -87,4 +87,27 @@ fn machines_in_three_subnets_form_one_share() {
     cluster.wait_until(DETECTION, "both are known dead", |c| !c.sees_alive(1, 2) && !c.sees_alive(1, 5));
     cluster.restart(1);
     assert!(fs::read(b.join("file")).unwrap() == bytes);
+}
+
+#[test]
+fn machines_whose_addresses_change_one_after_the_other_find_one_another() {
+    let mut cluster = Cluster::namespaces(4, 1);
+    cluster.form(3);
+    (0..3).for_each(|i| cluster.stop(i));
+    (0..3).for_each(|i| cluster.move_to(i, "0.0.0.0:7400"));
+    (0..3).for_each(|i| cluster.restart(i));
+    cluster.all_in_sight();
+    // In the end none of them has an address that any other knew at the beginning.
+    for i in [2, 1, 0] {
+        cluster.readdress(i);
+        cluster.wait_until(PATIENCE, "the peer with the new address was missed and is back", |c| {
+            let shown = c.run((i + 1) % 3, &["peers"]).stdout;
+            shown.contains(&c.address(i)) && (0..3).all(|j| c.sees_alive(i, j) && c.sees_alive(j, i))
+        });
+    }
+    let ticket = cluster.invite(0);
+    cluster.join(3, &ticket);
+    let (a, b) = (cluster.mount(1), cluster.mount(3));
+    fs::write(a.join("file"), tree::noise(1, 2 << 20)).unwrap();
+    assert!(fs::read(b.join("file")).unwrap() == tree::noise(1, 2 << 20));
 }

@@ -1,9 +1,10 @@
 //! Bad input: one line that says what is wrong and what to do, exit code 1 (2 for wrong usage), nothing lost.
 
-use crate::harness::{BOUND, Cluster, PATIENCE, Ran, run, tool, tree};
+use crate::harness::{BOUND, Cluster, PATIENCE, Ran, SHOAL, run, tool, tree};
 use std::fs;
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 #[track_caller]
 fn refused(ran: Ran, words: &[&str]) {
@@ -112,6 +113,49 @@ fn a_damaged_or_newer_home_is_refused_and_left_alone() {
         fs::write(home.join(file), good).unwrap();
     }
     cluster.serve(0);
+}
+
+#[test]
+fn a_log_a_tree_or_invitations_that_rotted_are_named_and_left_alone() {
+    let mut cluster = Cluster::loopback(1);
+    cluster.init(0);
+    cluster.serve(0);
+    cluster.invite(0);
+    cluster.stop(0);
+    let home = cluster.home(0);
+    let log = fs::read_dir(home.join("log")).unwrap().next().unwrap().unwrap().path();
+    let log = log.strip_prefix(&home).unwrap().to_str().unwrap().to_owned();
+    for file in [log.as_str(), "tree.redb", "invitations"] {
+        let good = fs::read(home.join(file)).unwrap();
+        let rotten = tree::noise(9, good.len().max(5000));
+        fs::write(home.join(file), &rotten).unwrap();
+        let mut serve = cluster.shoal(0, &["serve", "--foreground"]);
+        let ran = run(&mut serve, PATIENCE);
+        refused(ran, &["damaged", file]);
+        assert!(fs::read(home.join(file)).unwrap() == rotten, "{file} is left for whoever can mend it");
+        fs::write(home.join(file), good).unwrap();
+    }
+    cluster.serve(0);
+}
+
+#[test]
+fn without_a_fuse_device_a_mount_is_refused_and_a_peer_without_one_is_not() {
+    let mut cluster = a_home();
+    let mount = cluster.path(0);
+    let shoal = |args: &str| {
+        // What a container without the device has there.
+        let script = format!("mount --bind /dev/null /dev/fuse && exec '{SHOAL}' {args}");
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script]).env("SHOAL_HOME", cluster.home(0));
+        run(&mut command, PATIENCE)
+    };
+    refused(shoal(&format!("mount {}", mount.display())), &["/dev/fuse", "modprobe fuse"]);
+    refused(shoal(&format!("mount {} --foreground", mount.display())), &["/dev/fuse", "modprobe fuse"]);
+    assert_eq!(cluster.run(0, &["status"]).code, Some(1), "what could not mount does not stay behind");
+    shoal("serve").ok();
+    refused(cluster.run(0, &["mount", mount.to_str().unwrap()]), &["/dev/fuse"]);
+    cluster.run(0, &["stop"]).ok();
+    cluster.mount(0);
 }
 
 #[test]

@@ -229,6 +229,29 @@ fn tools_people_use_work_across_two_mounts() {
 }
 
 #[test]
+fn a_crate_is_built_on_one_machine_and_run_on_another() {
+    let mut cluster = Cluster::share(3);
+    let (a, b) = (cluster.mount(0), cluster.mount(1));
+    let dir = a.join("crate");
+    fs::create_dir_all(dir.join("src")).unwrap();
+    fs::write(dir.join("Cargo.toml"), "[package]\nname = \"made\"\nversion = \"0.1.0\"\nedition = \"2021\"\n").unwrap();
+    fs::write(dir.join("src/lib.rs"), "pub fn text() -> &'static str { \"built on a share\" }\n").unwrap();
+    fs::write(dir.join("src/main.rs"), "fn main() { println!(\"{}\", made::text()); }\n").unwrap();
+    let build = |dir: &Path| {
+        let mut command = Command::new(env!("CARGO"));
+        // Everything lies on the share: whatever this test itself was built with must not show through.
+        command.args(["build", "--offline", "--quiet"]).current_dir(dir).env("CARGO_TARGET_DIR", dir.join("target"));
+        run(&mut command, PATIENCE * 2).ok();
+    };
+    build(&dir);
+    assert_eq!(tool(&[b.join("crate/target/debug/made")]), "built on a share\n");
+    // A change on the other machine is noticed by its time alone, and built upon what is there.
+    fs::write(b.join("crate/src/lib.rs"), "pub fn text() -> &'static str { \"and built again\" }\n").unwrap();
+    build(&b.join("crate"));
+    assert_eq!(tool(&[a.join("crate/target/debug/made")]), "and built again\n");
+}
+
+#[test]
 fn df_says_what_can_still_be_stored() {
     let mut cluster = Cluster::share(3);
     let mount = cluster.mount(0);

@@ -19,7 +19,7 @@ use crate::io::control;
 use crate::io::fuse::{self, Invalidation, MountError, Mounted};
 use crate::io::quic::{Identity, Network};
 use crate::io::store::{Home, Shards, ShardsOptions};
-use crate::namespace::{Change, Key, Namespace};
+use crate::namespace::{Change, Key, Namespace, PeerRecord};
 use crate::overlay::{self, Member, Membership};
 use crate::peer::{Event, Peer};
 use crate::volume::ports::{Control, ShardNetwork, ShardStore};
@@ -33,6 +33,7 @@ use invite::Invitations;
 use parking_lot::Mutex;
 use persist::Persistence;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -77,6 +78,7 @@ struct Daemon {
     mount_options: fuse::MountOptions,
     household: Arc<Household>,
     scrub_within: Duration,
+    listen: SocketAddr,
     stopped: tokio::sync::watch::Sender<bool>,
 }
 
@@ -140,6 +142,7 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
         mount_options: fuse::MountOptions::default(),
         household: Arc::default(),
         scrub_within: config.scrub_within,
+        listen: config.listen,
         stopped: tokio::sync::watch::channel(false).0,
     });
     daemon.listen_for_changes();
@@ -338,6 +341,21 @@ impl Daemon {
         }
     }
 
+    /// Has the roster say where this machine can be reached, which changes when a network hands out another address.
+    /// Connections outlive that; who dials anew has to know.
+    fn tell_addresses(&self) {
+        let addresses = machine::advertised(self.listen);
+        let own = self.host.namespace().peer(self.host.me()).cloned();
+        // With loopback alone it is cut off: what the others know may still be right when it is back.
+        let reachable = addresses.iter().any(|address| !address.ip().is_loopback());
+        let Some(own) = own.filter(|own| reachable && own.addresses != addresses) else { return };
+        tracing::info!("this machine's addresses are now {addresses:?}");
+        let peer = PeerRecord { addresses, ..own };
+        if let Err(error) = self.host.change(&mut |_| Ok(vec![Change::Admit { peer: peer.clone() }])) {
+            tracing::warn!("the roster keeps this machine's old addresses for now: {error}");
+        }
+    }
+
     /// Forgets the files that were open here without a name when this peer last stopped.
     fn reap_orphans(&self) {
         let me = self.host.me();
@@ -413,6 +431,7 @@ async fn upkeep(daemon: Weak<Daemon>) {
             machine::trim_memory();
         }
         daemon.host.handle(Event::Usage(daemon.host.store().usage()));
+        daemon.tell_addresses();
         if let Err(error) =
             daemon.persistence.checkpoint(&daemon.host, false).await.context("a checkpoint failed; it is tried again")
         {

@@ -216,6 +216,16 @@ impl Cluster {
         self.machines[i].listen.clone()
     }
 
+    /// Has machine `i`, which does not run, listen elsewhere from its next start on.
+    pub fn move_to(&mut self, i: usize, address: &str) {
+        let config = self.machines[i].home.join("config.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        let moved = text.replace(&self.machines[i].listen, address);
+        assert_ne!(text, moved, "the configuration names the address");
+        std::fs::write(config, moved).unwrap();
+        self.machines[i].listen = address.to_owned();
+    }
+
     /// A directory outside every mount, for sources.
     pub fn scratch(&self, name: &str) -> PathBuf {
         let dir = self.dir.join(name);
@@ -266,6 +276,16 @@ impl Cluster {
 
     pub fn mend(&self, i: usize) {
         self.network.as_ref().expect("only machines with a network of their own can be mended").mend(i);
+    }
+
+    /// Gives the machine another address while it runs.
+    pub fn readdress(&mut self, i: usize) {
+        self.network.as_mut().expect("only machines with a network of their own have an address").readdress(i);
+    }
+
+    /// The address of the machine in its network.
+    pub fn address(&self, i: usize) -> String {
+        self.network.as_ref().expect("only machines with a network of their own have an address").address(i)
     }
 
     /// Whether packets go from one machine to another and back: a closed port there says so.

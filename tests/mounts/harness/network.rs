@@ -10,12 +10,14 @@ pub struct Network {
     prefix: String,
     subnets: usize,
     peers: usize,
+    /// By how much each peer's address is past its first one.
+    moved: Vec<usize>,
 }
 
 impl Network {
     /// Lays the cables for `peers` machines, spread over `subnets` subnets in turn.
     pub fn new(prefix: &str, peers: usize, subnets: usize) -> Network {
-        let net = Network { prefix: prefix.to_owned(), subnets, peers };
+        let net = Network { prefix: prefix.to_owned(), subnets, peers, moved: vec![0; peers] };
         let hub = net.hub();
         let made = run(Command::new("ip").args(["netns", "add", &hub]), PATIENCE);
         assert!(
@@ -46,7 +48,7 @@ impl Network {
 
     /// The peer's address.
     pub fn address(&self, peer: usize) -> String {
-        format!("10.77.{}.{}", peer % self.subnets, 10 + peer)
+        format!("10.77.{}.{}", peer % self.subnets, 10 + peer + self.moved[peer])
     }
 
     /// A command that runs as if on that peer's machine. Not `ip netns exec`, which would give it a mount
@@ -64,6 +66,16 @@ impl Network {
 
     pub fn mend(&self, peer: usize) {
         tool(&["ip", "-n", &self.hub(), "link", "set", &self.port(peer), "master", &self.bridge(peer)]);
+    }
+
+    /// Gives the peer's machine another address in its subnet in place of the one it has, as a router that hands
+    /// them out may.
+    pub fn readdress(&mut self, peer: usize) {
+        let (ns, old) = (self.namespace(peer), self.address(peer));
+        self.moved[peer] += 100;
+        // In this order: the second address of a subnet goes with the first.
+        tool(&["ip", "-n", &ns, "addr", "del", &format!("{old}/24"), "dev", "eth0"]);
+        tool(&["ip", "-n", &ns, "addr", "add", &format!("{}/24", self.address(peer)), "dev", "eth0"]);
     }
 
     fn hub(&self) -> String {
