@@ -36,6 +36,14 @@ pub struct Config {
     pub reserve_percent: u64,
     #[serde(deserialize_with = "bytes::<0, { 1024 * GIB }, _>")]
     pub reserve_bytes: u64,
+    #[serde(rename = "repair_after_s", deserialize_with = "seconds::<0, 2_592_000, _>")]
+    pub repair_after: Duration,
+    #[serde(deserialize_with = "bytes::<0, { 1024 * GIB }, _>")]
+    pub repair_bandwidth: u64,
+    #[serde(deserialize_with = "within::<1, 100, _>")]
+    pub repair_busy_percent: u64,
+    #[serde(rename = "scrub_days", deserialize_with = "days::<1, 3_650, _>")]
+    pub scrub_within: Duration,
     #[serde(deserialize_with = "mtu")]
     pub mtu: u16,
     pub gso: bool,
@@ -67,6 +75,10 @@ impl Default for Config {
             read_ahead_blocks: 8,
             reserve_percent: 2,
             reserve_bytes: 256 * MIB,
+            repair_after: Duration::from_secs(60),
+            repair_bandwidth: 64 * MIB,
+            repair_busy_percent: 25,
+            scrub_within: Duration::from_secs(14 * 86_400),
             mtu: 8952,
             gso: true,
             log: "info".to_owned(),
@@ -210,6 +222,21 @@ const TEMPLATE: &str = r#"# The settings of this shoal peer. A line without its 
 #reserve_percent = 2
 #reserve_bytes = "256 MiB"
 
+# Seconds that a dead machine is waited for before others take over what it held, 0 to 2592000. A reboot is not a death:
+# most machines are back within a minute. `shoal maintenance on` asks for longer.
+#repair_after_s = 60
+
+# What repair may read and write a second, in bytes; 0 for no bound. Half of a 1 Gbit/s network, so that a repair is
+# done in time and people still have the other half.
+#repair_bandwidth = "64 MiB"
+
+# How much of that repair takes while people read or write on this machine, in percent, 1 to 100.
+#repair_busy_percent = 25
+
+# Days within which every shard is read and checked once, 1 to 3650. Disks report about one bad sector in some years;
+# two weeks keep a second failure from meeting the first.
+#scrub_days = 14
+
 # The largest UDP payload that is tried, 1200 to 65527. Larger packets cost less; what the network does not carry is
 # found out and not used. The default suits networks with jumbo frames of 9000 bytes.
 #mtu = 8952
@@ -233,6 +260,16 @@ fn within<'de, const LEAST: u64, const MOST: u64, D: Deserializer<'de>>(deserial
 
 fn millis<'de, const LEAST: u64, const MOST: u64, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     within::<LEAST, MOST, D>(deserializer).map(Duration::from_millis)
+}
+
+fn seconds<'de, const LEAST: u64, const MOST: u64, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Duration, D::Error> {
+    within::<LEAST, MOST, D>(deserializer).map(Duration::from_secs)
+}
+
+fn days<'de, const LEAST: u64, const MOST: u64, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    within::<LEAST, MOST, D>(deserializer).map(|days| Duration::from_secs(days * 86_400))
 }
 
 fn mtu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
@@ -334,7 +371,7 @@ mod tests {
         let (_, message) = fails("nonsense = 1");
         let all = message.split("expected one of").nth(1).expect("the names of the settings");
         let names: Vec<&str> = all.split('`').skip(1).step_by(2).collect();
-        assert_eq!(names.len(), 15, "{names:?}");
+        assert_eq!(names.len(), 19, "{names:?}");
         for name in names {
             assert!(in_effect().contains(&format!("\n{name} = ")), "{name} is missing");
         }

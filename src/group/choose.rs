@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// A peer for each of `slots` slots, in slot order. Those in `keep` (by slot; missing ones are vacant) stay where
-/// they are, whatever the candidates say of them. A vacant slot goes to a live candidate with free space, by
-/// these rules, each deciding only where those before it see no difference:
+/// they are, whatever the candidates say of them. A vacant slot goes to a live candidate that stays and has free
+/// space, by these rules, each deciding only where those before it see no difference:
 ///
 /// 1. the peer with the fewest slots of this group: two only when there are fewer peers than slots;
 /// 2. `prefer_local` (the writer): a shard that stays here needs no network;
@@ -25,7 +25,8 @@ pub fn choose(
 ) -> Vec<PeerTag> {
     let mut random = SplitMix64(random);
     let known: BTreeMap<PeerTag, &Candidate> = candidates.iter().map(|one| (one.peer, one)).collect();
-    let usable: Vec<&Candidate> = known.values().copied().filter(|one| one.alive && one.free > 0).collect();
+    let usable: Vec<&Candidate> =
+        known.values().copied().filter(|one| one.alive && !one.leaving && one.free > 0).collect();
     let mut seats: Vec<Option<PeerTag>> = (0..slots).map(|slot| keep.get(slot).copied().flatten()).collect();
 
     let mut crowd = Crowd::default();
@@ -51,7 +52,7 @@ pub fn choose(
 
 /// Who is seated already, and where those are.
 #[derive(Default)]
-struct Crowd {
+pub(super) struct Crowd {
     slots: BTreeMap<PeerTag, usize>,
     zones: BTreeMap<String, usize>,
     subnets: BTreeMap<Option<[u8; 8]>, usize>,
@@ -60,7 +61,7 @@ struct Crowd {
 
 impl Crowd {
     /// Peers that are on nobody's list any more have no known place.
-    fn seat(&mut self, peer: PeerTag, candidate: Option<&Candidate>) {
+    pub(super) fn seat(&mut self, peer: PeerTag, candidate: Option<&Candidate>) {
         *self.slots.entry(peer).or_default() += 1;
         if let Some(one) = candidate {
             *self.zones.entry(one.zone.clone()).or_default() += 1;
@@ -76,7 +77,7 @@ impl Crowd {
     }
 
     /// How many seated share its zone, its subnet, its host; an unknown host is nobody else's.
-    fn likeness(&self, one: &Candidate) -> [usize; 3] {
+    pub(super) fn likeness(&self, one: &Candidate) -> [usize; 3] {
         [
             self.zones.get(&one.zone).copied().unwrap_or(0),
             self.subnets.get(&subnet(one.address)).copied().unwrap_or(0),
@@ -156,6 +157,8 @@ mod tests {
             address: address.parse().ok(),
             host: host.to_owned(),
             free: 1 << 30,
+            stored: 0,
+            leaving: false,
         }
     }
 

@@ -1,9 +1,15 @@
-//! Groups: what state one is in, what losses it survives, and who is chosen for it. Pure.
+//! Groups: what state one is in, what losses it survives, who is chosen for it, and how it comes back to
+//! goldilocks. Pure.
 
 mod choose;
+mod custody;
+mod healing;
+mod plan;
 mod state;
 mod survival;
 
 pub use choose::choose;
+pub use custody::{Custody, Unsettled, custody, owed, slots_of};
+pub use healing::{ANNOUNCED, Healing, HealingEffect, HealingSettings, Outcome, Work};
 pub use state::{State, state};
 pub use survival::{Survival, losses_survived};

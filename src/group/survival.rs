@@ -41,12 +41,12 @@ pub fn losses_survived<'a>(
 
 fn of_group(group: &Group, alive: &BTreeSet<PeerTag>) -> Survival {
     let slots = live_slots(group, |peer| alive.contains(&peer));
-    Survival { now: now(&slots, group.geometry.data), healed: healed(group.geometry, alive.len()) }
+    Survival { now: losses_now(&slots, group.geometry.data), healed: healed(group.geometry, alive.len()) }
 }
 
 /// The fewest live peers whose loss leaves less than `data` shards, less one. A slot with several live
 /// participants is counted as if only one of them held it, so that the number may be too low but never too high.
-fn now(slots: &[BTreeSet<PeerTag>], data: u8) -> Option<u32> {
+pub(super) fn losses_now(slots: &[BTreeSet<PeerTag>], data: u8) -> Option<u32> {
     let mut held: BTreeMap<PeerTag, usize> = BTreeMap::new();
     let mut live = 0;
     for slot in slots {

@@ -3,10 +3,10 @@
 //! loses nothing, or left out.
 
 use super::log::{Log, Undo};
-use super::op::{Change, Op, PeerRecord, Place, SetAttributes};
-use super::record::{Entry, Group, Inode, Key, Record, Seat};
+use super::op::{Change, Op, PeerRecord, Place, SetAttributes, Standing};
+use super::record::{Block, Entry, Group, Inode, Key, Record, Seat};
 use super::tree::Tree;
-use crate::id::{COUNTER_BITS, GroupId, Ino, PeerTag};
+use crate::id::{BlockName, COUNTER_BITS, GroupId, Ino, PeerTag};
 use crate::policy::{Geometry, Policy};
 use crate::time::{Stamp, WallTime};
 use bytes::Bytes;
@@ -72,9 +72,15 @@ impl Work<'_> {
                 self.raise_counter(group.creator(), group.counter());
             }
             Change::Seat { group, slot, peer } => self.seat(*group, *slot, *peer),
-            Change::Unseat { group, slot, peer } => self.unseat(*group, *slot, *peer),
+            Change::Unseat { group, slot, peer, keeper } => self.unseat(*group, *slot, *peer, *keeper),
             Change::Admit { peer } => self.admit(peer),
-            Change::Evict { peer } => self.put(Key::Peer(*peer), None),
+            Change::Evict { peer } => {
+                self.put(Key::Peer(*peer), None);
+                self.set_standing(*peer, Standing::default());
+            }
+            Change::Relocate { from, to, blocks } => blocks.iter().for_each(|name| self.relocate(*from, *to, *name)),
+            Change::CloseGroup { group } => self.close_group(*group),
+            Change::SetStanding { peer, standing } => self.set_standing(*peer, *standing),
         }
     }
 
@@ -166,15 +172,47 @@ impl Work<'_> {
         });
     }
 
-    fn unseat(&mut self, id: GroupId, slot: u8, peer: PeerTag) {
+    fn unseat(&mut self, id: GroupId, slot: u8, peer: PeerTag, keeper: Option<PeerTag>) {
+        let kept =
+            |seats: &[Seat]| keeper.is_none_or(|keeper| keeper != peer && seats.iter().any(|seat| seat.peer == keeper));
         self.edit_group(id, |group| match group.slots.get_mut(usize::from(slot)) {
-            Some(seats) => {
+            Some(seats) if kept(seats) => {
                 let before = seats.len();
                 seats.retain(|seat| seat.peer != peer);
                 seats.len() != before
             }
-            None => false,
+            _ => false,
         });
+    }
+
+    /// A block that meanwhile went elsewhere, or is in use no more, has nothing to move.
+    fn relocate(&mut self, from: GroupId, to: GroupId, name: BlockName) {
+        let Some(block) = self.tree.block(&name).filter(|block| block.group == from && block.uses > 0) else { return };
+        if from == to || self.tree.group(to).is_none() {
+            return;
+        }
+        self.put(Key::Block(name), Some(Record::Block(Block { group: to, ..block })));
+        for (group, by) in [(from, -1), (to, 1)] {
+            self.edit_group(group, |group| {
+                group.blocks = group.blocks.saturating_add_signed(by);
+                true
+            });
+        }
+    }
+
+    fn close_group(&mut self, id: GroupId) {
+        if self.tree.group(id).is_some_and(|group| group.blocks == 0) {
+            self.put(Key::Group(id), None);
+        }
+    }
+
+    /// What says nothing is not kept.
+    fn set_standing(&mut self, peer: PeerTag, standing: Standing) {
+        let key = Key::Standing(peer);
+        let record = (standing != Standing::default()).then_some(Record::Standing(standing));
+        if self.tree.get(&key) != record.as_ref() {
+            self.put(key, record);
+        }
     }
 
     fn admit(&mut self, peer: &PeerRecord) {

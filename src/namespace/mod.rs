@@ -27,7 +27,7 @@ pub use snapshot::{Checkpoint, Snapshot};
 pub use tree::FilesSummary;
 pub use validate::{OpError, XATTR_NAME_BYTES, check_name};
 
-use crate::id::{Ino, PeerTag};
+use crate::id::{BlockName, Ino, PeerTag};
 use crate::time::{Hlc, Stamp, WallTime};
 use log::Log;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -54,6 +54,8 @@ pub struct Namespace {
     known: BTreeMap<PeerTag, VersionVector>,
     /// Reaped and stable inodes that stay until the frontier reaches the stamp.
     reaped: VecDeque<(Option<Stamp>, Ino)>,
+    /// Likewise blocks that no extent named at the frontier.
+    idle: VecDeque<(Option<Stamp>, BlockName)>,
     /// Keys whose stable record changed since the last checkpoint.
     changed: BTreeSet<Key>,
 }
@@ -107,6 +109,7 @@ impl Namespace {
             clock: Hlc::default(),
             known: BTreeMap::new(),
             reaped: VecDeque::new(),
+            idle: VecDeque::new(),
             changed: BTreeSet::from([Key::Inode(Ino::ROOT)]),
         }
     }

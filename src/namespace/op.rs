@@ -19,6 +19,8 @@ pub const XATTR_BYTES: usize = 65536;
 pub const BLOCK_BYTES: usize = 1 << 20;
 /// The most extents in one `Write`.
 pub const WRITE_EXTENTS: usize = 1024;
+/// The most blocks in one `Relocate`.
+pub const RELOCATED_BLOCKS: usize = 1024;
 
 /// One change to the namespace.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -216,11 +218,13 @@ pub enum Change {
         slot: u8,
         peer: PeerTag,
     },
-    /// Takes a peer out of a slot.
+    /// Takes a peer out of a slot; with a `keeper`, only where that one sits in the slot, so that two participants
+    /// that each leave the slot to the other do not both go.
     Unseat {
         group: GroupId,
         slot: u8,
         peer: PeerTag,
+        keeper: Option<PeerTag>,
     },
     /// Admits a peer to the roster, or changes what the roster says of it.
     Admit {
@@ -230,6 +234,31 @@ pub enum Change {
     Evict {
         peer: PeerTag,
     },
+    /// These blocks, at most [`RELOCATED_BLOCKS`], are kept by another group from now on, whose participants have
+    /// their shards already. Those that `from` no longer keeps stay where they are.
+    Relocate {
+        from: GroupId,
+        to: GroupId,
+        blocks: Vec<BlockName>,
+    },
+    /// Forgets a group that keeps nothing and that nobody will put anything into.
+    CloseGroup {
+        group: GroupId,
+    },
+    /// Says what a peer's owner wants of it.
+    SetStanding {
+        peer: PeerTag,
+        standing: Standing,
+    },
+}
+
+/// What the owner of a machine has said about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Standing {
+    /// It is to be drained: others take over its shards, and nobody seats it.
+    pub leaving: bool,
+    /// Until then its being away is no reason for repair.
+    pub maintenance_until: WallTime,
 }
 
 impl Change {
@@ -252,7 +281,10 @@ impl Change {
             | Change::Seat { .. }
             | Change::Unseat { .. }
             | Change::Admit { .. }
-            | Change::Evict { .. } => [None; 4],
+            | Change::Evict { .. }
+            | Change::Relocate { .. }
+            | Change::CloseGroup { .. }
+            | Change::SetStanding { .. } => [None; 4],
         }
     }
 }

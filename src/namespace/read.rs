@@ -1,6 +1,6 @@
 //! What the namespace answers: lookups by key, by name and by path. Reaped inodes are never shown.
 
-use super::op::{Extent, Name, PeerRecord, VersionVector};
+use super::op::{Extent, Name, PeerRecord, Standing, VersionVector};
 use super::record::{Block, Entry, Group, Inode, Key, Record};
 use super::{FilesSummary, Namespace};
 use crate::id::{BlockName, GroupId, Ino, PeerTag};
@@ -68,6 +68,29 @@ impl Namespace {
             (Key::Group(id), Record::Group(group)) => Some((*id, &**group)),
             _ => None,
         })
+    }
+
+    /// The blocks that a group keeps, in the order of their names; idle ones, which no file names, are left out.
+    pub fn blocks_of(&self, group: GroupId) -> impl Iterator<Item = (BlockName, Block)> {
+        self.tree.blocks_of(group).filter_map(|name| Some((name, self.block(&name).filter(|block| block.uses > 0)?)))
+    }
+
+    /// Whether nothing refers to a group: not even a block that nobody uses any more and that waits to be forgotten.
+    pub fn is_empty_group(&self, group: GroupId) -> bool {
+        self.tree.blocks_of(group).next().is_none()
+    }
+
+    /// The groups in which a peer has a seat, in the order of their numbers.
+    pub fn groups_of(&self, peer: PeerTag) -> impl Iterator<Item = (GroupId, &Group)> {
+        self.tree.groups_of(peer).filter_map(|id| Some((id, self.group(id)?)))
+    }
+
+    /// What a peer's owner said of it.
+    pub fn standing(&self, peer: PeerTag) -> Standing {
+        match self.tree.get(&Key::Standing(peer)) {
+            Some(Record::Standing(standing)) => *standing,
+            _ => Standing::default(),
+        }
     }
 
     /// What the roster says of a peer; `None` if it is not on it.

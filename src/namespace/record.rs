@@ -1,6 +1,6 @@
 //! Records: what the tree holds, one value for each key. Everything else about the namespace follows from them.
 
-use super::op::{Extent, Kind, Name, PeerRecord, Place};
+use super::op::{Extent, Kind, Name, PeerRecord, Place, Standing};
 use crate::id::{BlockName, GroupId, Ino, PeerTag};
 use crate::policy::{Geometry, Policy};
 use crate::time::{Stamp, WallTime};
@@ -19,6 +19,8 @@ pub enum Key {
     Peer(PeerTag),
     /// The highest counter this peer has used in a number (inode or group).
     Counter(PeerTag),
+    /// What a peer's owner said of it; absent if nothing.
+    Standing(PeerTag),
 }
 
 /// The value under a [`Key`] of the same name.
@@ -32,6 +34,7 @@ pub enum Record {
     Group(Box<Group>),
     Peer(Box<PeerRecord>),
     Counter(u64),
+    Standing(Standing),
 }
 
 /// A file, directory, symlink or special file.
@@ -80,7 +83,7 @@ pub struct Entry {
 pub struct Block {
     pub group: GroupId,
     pub len: u32,
-    /// Extents that name it. At 0 and stable, its shards may be freed.
+    /// Extents that name it. At 0 and stable, the record goes, and the shards may be freed.
     pub uses: u32,
 }
 

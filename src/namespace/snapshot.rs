@@ -3,7 +3,7 @@
 
 use super::log::Log;
 use super::op::{Kind, Op, VersionVector};
-use super::record::{Key, Record};
+use super::record::{Block, Key, Record};
 use super::tree::Tree;
 use super::validate::{OpError, check_extent, check_name};
 use super::{Namespace, WallTime};
@@ -58,6 +58,7 @@ impl Namespace {
     pub fn restore(snapshot: Snapshot) -> Result<Namespace, OpError> {
         let mut tree = Tree::default();
         let mut reaped = std::collections::VecDeque::new();
+        let mut idle = std::collections::VecDeque::new();
         for (key, record) in snapshot.base {
             check_record(&key, &record).map_err(|what| OpError::Damaged { what })?;
             if let (Key::Inode(ino), Record::Inode(inode)) = (&key, &record)
@@ -65,6 +66,9 @@ impl Namespace {
             {
                 // Until when it must stay is known when the log is here.
                 reaped.push_back((None, *ino));
+            }
+            if let (Key::Block(name), Record::Block(Block { uses: 0, .. })) = (&key, &record) {
+                idle.push_back((None, *name));
             }
             tree.set(key, Some(record));
         }
@@ -88,6 +92,7 @@ impl Namespace {
             clock: snapshot.frontier.time,
             known: BTreeMap::new(),
             reaped,
+            idle,
             changed: BTreeSet::new(),
         };
         // Stamps were checked against the clock by the peer that made the snapshot.
@@ -129,7 +134,8 @@ fn check_record(key: &Key, record: &Record) -> Result<(), &'static str> {
         | (Key::Block(_), Record::Block(_))
         | (Key::Group(_), Record::Group(_))
         | (Key::Peer(_), Record::Peer(_))
-        | (Key::Counter(_), Record::Counter(_)) => Ok(()),
+        | (Key::Counter(_), Record::Counter(_))
+        | (Key::Standing(_), Record::Standing(_)) => Ok(()),
         _ => Err("a record does not fit its key"),
     }
 }

@@ -4,7 +4,7 @@
 use super::Namespace;
 use super::op::{Change, VersionVector};
 use super::record::Key;
-use crate::id::{BlockName, Ino, PeerTag};
+use crate::id::{BlockName, GroupId, Ino, PeerTag};
 use crate::time::Stamp;
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -33,8 +33,14 @@ impl Namespace {
             if let Change::Reap { ino } = logged.op.change {
                 self.reaped.push_back((Some(last), ino));
             }
+            let blocks = logged.undo.keys().filter_map(|key| match key {
+                Key::Block(name) if self.tree.idle().contains(name) => Some(*name),
+                _ => None,
+            });
+            self.idle.extend(blocks.map(|name| (Some(last), name)));
         }
         self.forget_reaped(last);
+        self.forget_idle(last);
         trimmed.len()
     }
 
@@ -116,6 +122,35 @@ impl Namespace {
         self.reaped = waiting;
     }
 
+    /// The blocks and groups that ops touched which are not stable.
+    pub fn unsettled(&self) -> (BTreeSet<BlockName>, BTreeSet<GroupId>) {
+        let keys = self.unstable_keys();
+        (keys.keys().filter_map(|key| block_of(key)).collect(), keys.keys().filter_map(|key| group_of(key)).collect())
+    }
+
+    /// Forgets blocks that nothing names. An op that names one without knowing that nothing else does any more, and
+    /// so does not say anew where it is, is in the log when that becomes stable: as with reaped inodes.
+    fn forget_idle(&mut self, last: Stamp) {
+        let mut waiting = std::mem::take(&mut self.idle);
+        if waiting.iter().all(|(until, _)| until.is_some_and(|until| until > self.frontier)) {
+            self.idle = waiting;
+            return;
+        }
+        let unstable: BTreeSet<BlockName> = self.unstable_keys().into_keys().filter_map(block_of).collect();
+        waiting.retain_mut(|(until, name)| {
+            if *until.get_or_insert(last) > self.frontier {
+                return true;
+            }
+            // One that an unstable op touched waits anew when that op is stable.
+            if self.tree.idle().contains(name) && !unstable.contains(name) {
+                self.tree.set(Key::Block(*name), None);
+                self.changed.insert(Key::Block(*name));
+            }
+            false
+        });
+        self.idle = waiting;
+    }
+
     fn forget(&mut self, ino: Ino) {
         let mut keys = vec![Key::Inode(ino)];
         keys.extend(self.tree.extents(ino, 0, u64::MAX).map(|(at, _)| Key::Extent(ino, at)));
@@ -125,10 +160,18 @@ impl Namespace {
             self.changed.insert(key);
         }
     }
+}
 
-    /// Blocks no file names, nor can name again by an op that is not stable: their shards may be freed.
-    pub fn free_blocks(&self) -> Vec<BlockName> {
-        let unstable = self.unstable_keys();
-        self.tree.idle().iter().filter(|name| !unstable.contains_key(&Key::Block(**name))).copied().collect()
+fn group_of(key: &Key) -> Option<GroupId> {
+    match key {
+        Key::Group(id) => Some(*id),
+        _ => None,
+    }
+}
+
+fn block_of(key: &Key) -> Option<BlockName> {
+    match key {
+        Key::Block(name) => Some(*name),
+        _ => None,
     }
 }

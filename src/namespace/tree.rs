@@ -2,7 +2,7 @@
 
 use super::op::{Extent, Kind};
 use super::record::{Block, Entry, Group, Inode, Key, Record};
-use crate::id::{BlockName, GroupId, Ino};
+use crate::id::{BlockName, GroupId, Ino, PeerTag};
 use crate::time::Stamp;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,10 @@ pub(super) struct Tree {
     summary: FilesSummary,
     /// Blocks no extent names.
     idle: BTreeSet<BlockName>,
+    /// The blocks of each group.
+    blocks: BTreeMap<GroupId, BTreeSet<BlockName>>,
+    /// The groups in which each peer has a seat.
+    seats: BTreeMap<PeerTag, BTreeSet<GroupId>>,
 }
 
 impl Tree {
@@ -40,14 +44,67 @@ impl Tree {
         if let Some(Record::Inode(inode)) = &record {
             self.count(inode, true);
         }
+        let (block, group) = match &key {
+            Key::Block(name) => (Some(*name), None),
+            Key::Group(id) => (None, Some(*id)),
+            _ => (None, None),
+        };
+        let seated = group.map(|_| seated_in(record.as_ref()));
+        let after = match &record {
+            Some(Record::Block(block)) => Some(block.group),
+            _ => None,
+        };
         let before = match record {
             Some(record) => self.records.insert(key, record),
             None => self.records.remove(&key),
         };
+        if let (Some(id), Some(after)) = (group, seated) {
+            self.move_seats(id, &seated_in(before.as_ref()), &after);
+        }
+        if let Some(name) = block {
+            let was = match &before {
+                Some(Record::Block(block)) => Some(block.group),
+                _ => None,
+            };
+            self.move_block(name, was, after);
+        }
         if let Some(Record::Inode(inode)) = &before {
             self.count(inode, false);
         }
         before
+    }
+
+    /// Keeps `blocks` in step with a block's record.
+    fn move_block(&mut self, name: BlockName, from: Option<GroupId>, to: Option<GroupId>) {
+        if from == to {
+            return;
+        }
+        if let Some(from) = from
+            && let Some(blocks) = self.blocks.get_mut(&from)
+        {
+            blocks.remove(&name);
+            if blocks.is_empty() {
+                self.blocks.remove(&from);
+            }
+        }
+        if let Some(to) = to {
+            self.blocks.entry(to).or_default().insert(name);
+        }
+    }
+
+    /// Keeps `seats` in step with a group's record.
+    fn move_seats(&mut self, id: GroupId, before: &BTreeSet<PeerTag>, after: &BTreeSet<PeerTag>) {
+        for peer in before.difference(after) {
+            if let Some(groups) = self.seats.get_mut(peer) {
+                groups.remove(&id);
+                if groups.is_empty() {
+                    self.seats.remove(peer);
+                }
+            }
+        }
+        for peer in after.difference(before) {
+            self.seats.entry(*peer).or_default().insert(id);
+        }
     }
 
     fn count(&mut self, inode: &Inode, comes: bool) {
@@ -169,5 +226,23 @@ impl Tree {
 
     pub fn idle(&self) -> &BTreeSet<BlockName> {
         &self.idle
+    }
+
+    /// The blocks of a group, idle ones too, in the order of their names.
+    pub fn blocks_of(&self, group: GroupId) -> impl Iterator<Item = BlockName> {
+        self.blocks.get(&group).into_iter().flatten().copied()
+    }
+
+    /// The groups in which a peer has a seat, in the order of their numbers.
+    pub fn groups_of(&self, peer: PeerTag) -> impl Iterator<Item = GroupId> {
+        self.seats.get(&peer).into_iter().flatten().copied()
+    }
+}
+
+/// The peers that have a seat in a group.
+fn seated_in(record: Option<&Record>) -> BTreeSet<PeerTag> {
+    match record {
+        Some(Record::Group(group)) => group.slots.iter().flatten().map(|seat| seat.peer).collect(),
+        _ => BTreeSet::new(),
     }
 }

@@ -110,7 +110,8 @@ pub(super) fn check_change(stamp: Stamp, change: &Change) -> Result<(), &'static
         }
         Change::Seat { slot, .. } | Change::Unseat { slot, .. } => ensure(*slot < MAX_SHARDS, "a slot is out of range"),
         Change::Admit { peer } => check_peer(peer),
-        Change::Evict { .. } => Ok(()),
+        Change::Evict { .. } | Change::CloseGroup { .. } | Change::SetStanding { .. } => Ok(()),
+        Change::Relocate { blocks, .. } => ensure(blocks.len() <= RELOCATED_BLOCKS, "it moves too many blocks"),
     }
 }
 

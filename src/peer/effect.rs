@@ -1,6 +1,7 @@
 //! What a peer wants done.
 
 use super::Timer;
+use crate::group::Work;
 use crate::id::PeerTag;
 use crate::namespace::{Key, Op};
 use crate::wire::ControlMessage;
@@ -40,6 +41,8 @@ pub enum Effect {
     },
     /// What [`super::Peer::is_settled`] says may have changed.
     Settled,
+    /// Carry this out beside everything else, then answer with [`super::Event::Worked`].
+    Begin(Work),
     /// A datagram of this peer was thrown away.
     Refused {
         peer: PeerTag,

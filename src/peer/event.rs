@@ -1,6 +1,7 @@
 //! What can happen to a peer.
 
-use crate::id::PeerTag;
+use crate::group::{Outcome, Work};
+use crate::id::{GroupId, PeerTag};
 use crate::namespace::VersionVector;
 use crate::overlay::MembershipTimer;
 use crate::volume::ports::StoreUsage;
@@ -24,6 +25,12 @@ pub enum Event {
     LogDurable(VersionVector),
     /// What this peer's store takes and could take.
     Usage(StoreUsage),
+    /// What [`super::Effect::Begin`] asked for has ended.
+    Worked { work: Work, outcome: Outcome },
+    /// The store lacks shards of these slots of the group, in which this peer sits.
+    Lacking { group: GroupId, slots: Vec<u8> },
+    /// The store has lost all it had.
+    Emptied,
     /// This peer is about to go: tell the others, so that they need not find out.
     Leaving,
 }

@@ -100,8 +100,10 @@ impl Peer {
                 );
                 effects.push(Effect::Misbehaved { peer: from, how });
             }
-            // Nothing here depends on it: the data path looks at it when it seats peers.
-            ControlMessage::Load { .. } => {}
+            ControlMessage::Load { usage } => {
+                self.loads.insert(from, usage);
+            }
+            ControlMessage::Working { groups } => self.healing.heard(&groups),
             ControlMessage::Leaving => {
                 link.current = false;
                 // It hears of nothing more on this connection, so what it still says does not make it current again.

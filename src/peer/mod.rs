@@ -1,7 +1,8 @@
 //! The cores composed: one peer as a state machine. Events come in with the time, effects go out.
 //!
 //! It decides how ops travel: a peer's own ops are pushed to every connected peer at once; what a peer missed
-//! is sent when it connects, and by comparing version vectors on every tick. It never touches a clock, a socket
+//! is sent when it connects, and by comparing version vectors on every tick. On every tick it also looks after the
+//! groups it sits in. It never touches a clock, a socket
 //! or a disk; the namespace is handed in, because the data path reads it under a lock of its own.
 //!
 //! Invariant: on one connection the ops of one author are sent in order and without gaps, each at most once.
@@ -9,10 +10,12 @@
 mod effect;
 mod event;
 mod exchange;
+mod healing;
 
 pub use effect::Effect;
 pub use event::{Event, Timer};
 
+use crate::group::{Healing, HealingSettings};
 use crate::id::{PeerTag, ShareId};
 use crate::namespace::{Applied, Change, Key, Namespace, Op, VersionVector};
 use crate::overlay::{Membership, MembershipEffect, MembershipEvent};
@@ -43,13 +46,23 @@ pub struct Peer {
     usage: Option<StoreUsage>,
     /// What of the log is on stable storage here.
     durable: VersionVector,
+    /// What the others' stores take and could take, as they last said.
+    loads: BTreeMap<PeerTag, StoreUsage>,
+    healing: Healing,
+    hears_everyone_for: Duration,
     /// Peers that wait to hear that our log is durable, and the own seq they wait for.
     awaiting_durable: BTreeMap<PeerTag, u64>,
 }
 
 impl Peer {
     /// A peer that has just started; `Event`s follow. The first effects set the timers.
-    pub fn start(me: PeerTag, share: ShareId, membership: Membership, namespace: &Namespace) -> (Peer, Vec<Effect>) {
+    pub fn start(
+        me: PeerTag,
+        share: ShareId,
+        membership: Membership,
+        healing: HealingSettings,
+        namespace: &Namespace,
+    ) -> (Peer, Vec<Effect>) {
         let mut peer = Peer {
             me,
             share,
@@ -57,6 +70,9 @@ impl Peer {
             links: BTreeMap::new(),
             absent: BTreeMap::new(),
             usage: None,
+            loads: BTreeMap::new(),
+            healing: Healing::new(me, healing),
+            hears_everyone_for: Duration::ZERO,
             awaiting_durable: BTreeMap::new(),
             // What was read from the log at the start may lie in the page cache only.
             durable: VersionVector::default(),
@@ -140,12 +156,18 @@ impl Peer {
             }
             Event::Datagram { from, bytes } => self.membership(MembershipEvent::Datagram { from, bytes }, &mut effects),
             Event::Timer(Timer::Membership(timer)) => self.membership(MembershipEvent::Timer(timer), &mut effects),
-            Event::Timer(Timer::Tick) => self.tick(namespace, &mut effects),
+            Event::Timer(Timer::Tick) => {
+                self.tick(namespace, &mut effects);
+                self.look_after_groups(namespace, now, &mut effects);
+            }
             Event::Control { from, message } => self.control(namespace, from, message, now, &mut effects),
             Event::LogDurable(vector) => self.log_durable(namespace, vector, &mut effects),
             Event::Usage(usage) => {
                 self.usage = Some(usage);
             }
+            Event::Worked { work, outcome } => self.worked(namespace, &work, outcome, now, &mut effects),
+            Event::Lacking { group, slots } => self.lacking(namespace, group, slots, now, &mut effects),
+            Event::Emptied => self.emptied(namespace, now, &mut effects),
             Event::Leaving => {
                 effects.extend(
                     self.links.keys().map(|to| Effect::SendControl { to: *to, message: ControlMessage::Leaving }),
@@ -187,6 +209,7 @@ impl Peer {
                 self.membership_effects(follows, effects);
                 self.links.remove(tag);
                 self.absent.remove(tag);
+                self.loads.remove(tag);
             } else if *tag != self.me {
                 self.membership(MembershipEvent::Introduce(vec![*tag]), effects);
             }

@@ -1,6 +1,7 @@
 //! Several peers over a virtual network with delay, broken connections and crashes, from a seed.
 
 use super::*;
+use crate::group::HealingSettings;
 use crate::id::{Ino, PeerKey};
 use crate::namespace::{Kind, PeerRecord, Place};
 use crate::overlay::{Member, Settings};
@@ -56,7 +57,7 @@ fn start(tag: PeerTag, namespace: &Namespace, seed: u64, generation: u64) -> (Pe
         Settings::within(Duration::from_secs(3)),
         seed,
     );
-    Peer::start(tag, SHARE, membership, namespace)
+    Peer::start(tag, SHARE, membership, HealingSettings::default(), namespace)
 }
 
 impl World {
@@ -160,6 +161,7 @@ impl World {
                 Effect::Invalidate(_)
                 | Effect::RosterChanged
                 | Effect::Alive { .. }
+                | Effect::Begin(_)
                 | Effect::Settled
                 | Effect::Refused { .. } => {}
             }

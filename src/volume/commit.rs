@@ -10,6 +10,8 @@ use crate::namespace::{Change, Extent, INLINE_BYTES, Namespace, NewBlock, Source
 use crate::time::Stamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// More extents than this in one chunk are merged when it is written to again.
 const SCATTERED: usize = 16;
@@ -18,12 +20,16 @@ const SCATTERED: usize = 16;
 /// a piece of a snapshot (1 MiB): such an op could be sent to nobody.
 const INLINE_IN_OP: usize = 256 << 10;
 
+/// A block that was put longer ago than this is put again before an op names it. Its participants let go of what
+/// nobody names only after twice that, so that none of them does so just before the name comes.
+const NAMED_WITHIN: Duration = Duration::from_secs(30);
+
 /// How the making of one op went.
 #[derive(Default)]
 struct Made {
     /// There is more than one op can say.
     more: bool,
-    /// Blocks found stored earlier that nobody uses any more: to be stored again first.
+    /// Blocks found stored earlier that nobody uses any more, or put too long ago: to be stored again first.
     gone: Vec<NewBlock>,
     /// Blocks stored here that the namespace already has in a group of another writer.
     elsewhere: Vec<GroupId>,
@@ -133,12 +139,13 @@ impl Volume {
     async fn store_gone(&self, file: &FileState, gone: &[NewBlock]) -> Result<(), Errno> {
         for block in gone {
             let policy = self.inner.control.namespace().policy(file.ino);
+            let started = Instant::now();
             let anew = self.store_again(policy, *block).await?;
             for (_, piece) in file.state.lock().overlay.iter_mut() {
-                if let Content::Stored { block, fresh, .. } = &mut piece.content
+                if let Content::Stored { block, put, .. } = &mut piece.content
                     && block.name == anew.name
                 {
-                    (*block, *fresh) = (anew, true);
+                    (*block, *put) = (anew, Some(started));
                 }
             }
         }
@@ -212,16 +219,16 @@ fn make(namespace: &Namespace, ino: Ino, state: &mut FileContent, made: &mut Mad
                 let source = Source::Inline(bytes::Bytes::copy_from_slice(bytes));
                 extents.push((offset, Extent { len: piece.len as u32, source }));
             }
-            Content::Stored { block, at, fresh } if ready => {
+            Content::Stored { block, at, put } if ready => {
                 let known = namespace.block(&block.name).filter(|known| known.uses > 0);
                 match known {
                     Some(known) if known.group == block.group => {}
-                    Some(known) if !*fresh => made.elsewhere.push(known.group),
+                    Some(known) if put.is_none() => made.elsewhere.push(known.group),
                     Some(known) => {
                         made.elsewhere.push(known.group);
                         blocks.insert(block.name, *block);
                     }
-                    None if *fresh => {
+                    None if put.is_some_and(|put| put.elapsed() < NAMED_WITHIN) => {
                         blocks.insert(block.name, *block);
                     }
                     None => made.gone.push(*block),

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 /// Bytes of a chunk: dirty bytes are gathered within one, so that a block is never longer.
 pub(super) const CHUNK: u64 = BLOCK_BYTES as u64;
@@ -62,8 +63,8 @@ pub(super) struct Run {
     pub len: usize,
     pub block: NewBlock,
     pub at: u32,
-    /// Put by this writer just now; otherwise found stored already.
-    pub fresh: bool,
+    /// When this writer put it; otherwise it was found stored already.
+    pub put: Option<Instant>,
 }
 
 /// What a piece is made of.
@@ -74,7 +75,7 @@ pub(super) enum Content {
     /// On its way.
     Storing { job: Arc<Job>, at: usize },
     /// Stored; an op has yet to name it.
-    Stored { block: NewBlock, at: u32, fresh: bool },
+    Stored { block: NewBlock, at: u32, put: Option<Instant> },
     /// Zeros over whatever the namespace has there.
     Hole,
 }
@@ -148,8 +149,8 @@ impl Overlay {
                 Content::Storing { job, at } => {
                     (Content::Storing { job: job.clone(), at }, Content::Storing { job, at: at + skip as usize })
                 }
-                Content::Stored { block, at, fresh } => {
-                    (Content::Stored { block, at, fresh }, Content::Stored { block, at: at + skip as u32, fresh })
+                Content::Stored { block, at, put } => {
+                    (Content::Stored { block, at, put }, Content::Stored { block, at: at + skip as u32, put })
                 }
                 Content::Hole => (Content::Hole, Content::Hole),
             };
@@ -248,7 +249,7 @@ impl Overlay {
     /// Part of a block that is stored already, at `offset`.
     pub fn share(&mut self, offset: u64, len: u32, block: NewBlock, at: u32) {
         self.cut(offset, offset + u64::from(len));
-        self.insert(offset, u64::from(len), Content::Stored { block, at, fresh: false });
+        self.insert(offset, u64::from(len), Content::Stored { block, at, put: None });
     }
 
     /// Turns dirty pieces too long for an op into jobs, made by `job` from offset and bytes. `all`: every one;
@@ -294,7 +295,7 @@ impl Overlay {
                 let to = (run.start + run.len).min(at + len as usize);
                 if from < to {
                     let inside = run.at + (from - run.start) as u32;
-                    let content = Content::Stored { block: run.block, at: inside, fresh: run.fresh };
+                    let content = Content::Stored { block: run.block, at: inside, put: run.put };
                     self.insert(offset + (from - at) as u64, (to - from) as u64, content);
                 }
             }

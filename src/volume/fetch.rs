@@ -14,6 +14,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 /// Until the participants are asked once more, when too few answered.
 const AGAIN: Duration = Duration::from_millis(250);
 
+/// The longest a hedge grows: where everybody is slow, asking more of them makes it slower.
+const SLOWEST_HEDGE: Duration = Duration::from_secs(1);
+
 /// How many sets of shards are tried to find the damaged ones.
 const SETS: usize = 4096;
 
@@ -26,6 +29,12 @@ struct Wanted {
     sources: VecDeque<(u8, PeerTag)>,
 }
 
+impl Wanted {
+    fn shard(&self, index: u8) -> ShardId {
+        ShardId { block: self.name, geometry: self.geometry, index }
+    }
+}
+
 /// Who was asked, and what became of it.
 type Asked = BTreeMap<(u8, PeerTag), &'static str>;
 
@@ -35,6 +44,12 @@ type Held = Vec<(u8, PeerTag, Bytes)>;
 impl Volume {
     /// Gets a block from its group's participants, within the read deadline.
     pub(super) async fn fetch(&self, block: NewBlock) -> Result<Bytes, Errno> {
+        self.inner.pace.people();
+        self.fetch_patiently(block, self.inner.settings.hedge).await
+    }
+
+    /// Gets a block, asking one more participant whenever nothing comes for the time of a hedge.
+    pub(super) async fn fetch_patiently(&self, block: NewBlock, hedge: Duration) -> Result<Bytes, Errno> {
         let deadline = Instant::now() + self.inner.settings.read_deadline;
         let mut asked = Asked::new();
         let why = loop {
@@ -46,7 +61,7 @@ impl Volume {
                 sleep(AGAIN).await;
                 continue;
             };
-            match self.fetch_once(wanted, deadline, &mut asked).await {
+            match self.fetch_once(wanted, hedge, deadline, &mut asked).await {
                 Some(bytes) => return Ok(bytes),
                 None if Instant::now() + AGAIN >= deadline => break "too few shards within the deadline",
                 // Whoever is dead or has lost its shard will not answer better the next time.
@@ -88,7 +103,14 @@ impl Volume {
     }
 
     /// Asks the participants, each once: the first k, then one more whenever one fails or time passes.
-    async fn fetch_once(&self, mut wanted: Wanted, deadline: Instant, asked: &mut Asked) -> Option<Bytes> {
+    async fn fetch_once(
+        &self,
+        mut wanted: Wanted,
+        hedge: Duration,
+        deadline: Instant,
+        asked: &mut Asked,
+    ) -> Option<Bytes> {
+        let late = |slowest: Duration| hedge.max(slowest * 3).min(SLOWEST_HEDGE.max(hedge));
         let need = usize::from(wanted.geometry.data);
         let mut held = Held::new();
         let mut asking: JoinSet<(u8, PeerTag, Result<Shard, ShardError>)> = JoinSet::new();
@@ -107,9 +129,9 @@ impl Volume {
                 if peer != self.inner.control.me() {
                     slowest = slowest.max(Duration::from_micros(self.inner.network.latency_us(peer)));
                 }
-                hedge_at = Instant::now() + self.hedge(slowest);
+                hedge_at = Instant::now() + late(slowest);
                 let volume = self.clone();
-                let id = ShardId { block: wanted.name, index };
+                let id = wanted.shard(index);
                 asking.spawn(async move {
                     let inner = &volume.inner;
                     let local = peer == inner.control.me();
@@ -125,10 +147,17 @@ impl Volume {
                     Some(Ok((index, peer, got))) => {
                         in_flight.retain(|one| *one != index);
                         // Whoever else is late is late from here on: on a busy machine all of them are at first.
-                        hedge_at = Instant::now() + self.hedge(slowest);
+                        hedge_at = Instant::now() + late(slowest);
                         let fate = judge(&wanted, index, &got);
                         asked.insert((index, peer), fate);
-                        let Ok(shard) = got else { more = 1; continue };
+                        let shard = match got {
+                            Ok(shard) => shard,
+                            Err(why) => {
+                                self.report(peer, wanted.shard(index), &why);
+                                more = 1;
+                                continue;
+                            }
+                        };
                         if fate != HERE {
                             tracing::warn!(block = %wanted.name, group = %wanted.group, %peer, index, "a shard is not what its group says: {fate}");
                             more = 1;
@@ -155,11 +184,6 @@ impl Volume {
                 () = sleep_until(deadline) => return None,
             }
         }
-    }
-
-    /// How long to wait before one more is asked. Where everybody is slow, asking more of them makes it slower.
-    fn hedge(&self, slowest: Duration) -> Duration {
-        self.inner.settings.hedge.max(slowest * 3).min(Duration::from_secs(1))
     }
 
     /// The block, if some k of the shards, the newest among them, decode to what the name says.
@@ -199,6 +223,7 @@ impl Volume {
         for (index, peer, bytes) in held {
             if right.get(usize::from(*index)) != Some(bytes) {
                 tracing::error!(block = %wanted.name, group = %wanted.group, %peer, index, "a damaged shard was found and worked around");
+                self.inner.control.suspect(*peer, wanted.shard(*index));
             }
         }
     }
@@ -210,8 +235,7 @@ const HERE: &str = "there";
 /// What an answer is worth.
 fn judge(wanted: &Wanted, index: u8, got: &Result<Shard, ShardError>) -> &'static str {
     match got {
-        Ok(shard) if shard.id != (ShardId { block: wanted.name, index }) => "another shard",
-        Ok(shard) if shard.geometry != wanted.geometry => "a shard of another geometry",
+        Ok(shard) if shard.id != wanted.shard(index) => "another shard",
         Ok(shard) if shard.block_bytes != wanted.len => "a shard of a block of another length",
         Ok(shard) if shard.bytes.len() != wanted.geometry.shard_bytes(wanted.len as usize) => {
             "a shard of a wrong length"

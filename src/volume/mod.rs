@@ -4,7 +4,7 @@
 //! and put while the file is still being written (`write`, `place`); then an op names what was stored
 //! (`commit`, `flush`). Reads look through what is laid over to the extents, and fetch blocks from whoever
 //! has their shards soonest (`read`, `fetch`, `cache`). What is not content is in `names`, `attributes`, `xattrs`,
-//! `directory` and `locks`.
+//! `directory` and `locks`. `heal` carries out what groups need, at the pace of `pace`.
 
 pub mod attributes;
 mod cache;
@@ -14,8 +14,10 @@ mod dirty;
 mod fetch;
 mod flush;
 mod handle;
+mod heal;
 pub mod locks;
 pub mod names;
+mod pace;
 mod place;
 pub mod ports;
 mod read;
@@ -32,6 +34,9 @@ use crate::id::{BlockName, Ino};
 use crate::time::{Stamp, WallTime};
 use cache::BlockCache;
 use handle::{FileState, Handle};
+pub use heal::{ASKED_AT_ONCE, HealingCounters};
+use pace::Pace;
+pub use pace::RepairBounds;
 use parking_lot::Mutex;
 use place::Placer;
 use ports::{Control, ShardNetwork, ShardStore};
@@ -69,6 +74,8 @@ struct Inner {
     fetches: Semaphore,
     processors: Semaphore,
     placer: Placer,
+    pace: Pace,
+    healing: Arc<HealingCounters>,
     cache: BlockCache,
     fetching: Mutex<HashMap<BlockName, watch::Receiver<Fetched>>>,
     /// A permit an inode that lost its last name and may linger: see `names`.
@@ -100,6 +107,8 @@ pub struct VolumeSettings {
     pub hedge: Duration,
     /// After which a read without enough shards fails with `EIO`.
     pub read_deadline: Duration,
+    /// What repair may take of this machine's network.
+    pub repair: RepairBounds,
     /// Age at which dirty content is committed without being asked.
     pub write_back_after: Duration,
 }
@@ -112,6 +121,7 @@ impl Default for VolumeSettings {
             read_ahead_blocks: 8,
             hedge: Duration::from_millis(30),
             read_deadline: Duration::from_secs(10),
+            repair: RepairBounds::default(),
             write_back_after: Duration::from_secs(5),
         }
     }
@@ -202,6 +212,8 @@ impl Volume {
                 fetches: Semaphore::new(BLOCKS_FETCHED_AT_ONCE),
                 processors: Semaphore::new(processors),
                 placer: Placer::default(),
+                pace: Pace::new(settings.repair),
+                healing: Arc::default(),
                 cache: BlockCache::new(settings.cache_bytes),
                 fetching: Mutex::default(),
                 lingering: Arc::new(Semaphore::new(names::LINGERING)),

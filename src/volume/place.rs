@@ -25,6 +25,12 @@ const ROUNDS: usize = 16;
 const PUT: Duration = Duration::from_secs(15);
 const SYNC: Duration = Duration::from_secs(60);
 
+/// For how long after it was last given a block a group counts as one that may get more.
+const BUSY: Duration = Duration::from_secs(120);
+
+/// The most groups closed in one go.
+const CLOSED_AT_ONCE: usize = 256;
+
 /// For how long a peer that failed a put is not seated again: until the membership has had time to notice, or
 /// its owner to make room.
 const SHUN: Duration = Duration::from_secs(3);
@@ -36,6 +42,8 @@ pub(super) struct Placer {
     shunned: Mutex<HashMap<PeerTag, Instant>>,
     /// Groups with shards that may not be on stable storage.
     unsynced: Mutex<BTreeMap<GroupId, Unsynced>>,
+    /// When each group was last given a block to keep.
+    used: Mutex<BTreeMap<GroupId, Instant>>,
     /// One makes durable at a time: the next has less to do.
     syncing: tokio::sync::Mutex<()>,
 }
@@ -96,11 +104,11 @@ impl Volume {
                     continue;
                 }
                 let volume = self.clone();
-                let id = ShardId { block: name, index };
+                let id = ShardId { block: name, geometry, index };
                 let block_bytes = block.len() as u32;
                 puts.spawn(async move {
                     let crc = crc32c::crc32c(&bytes);
-                    let shard = Shard { id, geometry, block_bytes, crc, bytes };
+                    let shard = Shard { id, block_bytes, crc, bytes };
                     let put = volume.put_shard(peer, shard).await;
                     (index, peer, put)
                 });
@@ -135,21 +143,21 @@ impl Volume {
     }
 
     /// Puts a shard here or there; ends.
-    async fn put_shard(&self, peer: PeerTag, shard: Shard) -> Result<(), ShardError> {
+    pub(super) async fn put_shard(&self, peer: PeerTag, shard: Shard) -> Result<(), ShardError> {
         let inner = &self.inner;
         let local = peer == inner.control.me();
         let put = if local { inner.store.put(shard) } else { inner.network.put(peer, shard) };
         timeout(PUT, put).await.unwrap_or_else(|_| Err(late(peer, PUT)))
     }
 
-    async fn sync_store(&self, peer: PeerTag) -> Result<(), ShardError> {
+    pub(super) async fn sync_store(&self, peer: PeerTag) -> Result<(), ShardError> {
         let inner = &self.inner;
         let local = peer == inner.control.me();
         let sync = if local { inner.store.sync() } else { inner.network.sync(peer) };
         timeout(SYNC, sync).await.unwrap_or_else(|_| Err(late(peer, SYNC)))
     }
 
-    async fn encode(&self, geometry: Geometry, block: &Bytes) -> Result<Vec<Bytes>, Errno> {
+    pub(super) async fn encode(&self, geometry: Geometry, block: &Bytes) -> Result<Vec<Bytes>, Errno> {
         let (volume, block) = (self.clone(), block.clone());
         let parity = usize::from(geometry.parity) * geometry.shard_bytes(block.len());
         let light = geometry.data == 1 || parity <= 32 << 10;
@@ -177,8 +185,10 @@ impl Volume {
             let cramped = distinct < group.seats.len() && usable.len() > distinct;
             let resized = matches!(policy, Policy::Survive(_)) && group.usable != usable.len();
             let alive = group.seats.iter().all(is_usable);
-            if alive && !cramped && !resized && group.blocks < GROUP_BLOCKS {
+            let there = inner.control.namespace().group(group.id).is_some();
+            if there && alive && !cramped && !resized && group.blocks < GROUP_BLOCKS {
                 group.blocks += 1;
+                inner.placer.used.lock().insert(group.id, Instant::now());
                 return Ok(Some((geometry, group.clone())));
             }
             if !alive && group.blocks < GROUP_BLOCKS {
@@ -195,15 +205,39 @@ impl Volume {
         inner.control.change(&mut |_| Ok(vec![change.clone()]))?;
         let group = OpenGroup { id, seats: seats.into(), blocks: 1, usable: usable.len() };
         tracing::debug!(group = %id, %policy, %geometry, seats = ?group.seats, "opened a group");
+        inner.placer.used.lock().insert(id, Instant::now());
         open.insert((policy, geometry), group.clone());
         Ok(Some((geometry, group)))
+    }
+
+    /// Closes groups of this peer, and of peers off the roster, that nothing refers to and nobody will put anything
+    /// into: a writer that takes longer than [`BUSY`] to name a block stores it anew.
+    pub fn close_groups(&self) -> Result<(), Errno> {
+        let inner = &self.inner;
+        let me = inner.control.me();
+        // Held all along: no group is handed out between the look and the op.
+        let mut open = inner.placer.open.lock();
+        let busy: BTreeSet<GroupId> = {
+            let mut used = inner.placer.used.lock();
+            used.retain(|_, at| at.elapsed() < BUSY);
+            used.keys().copied().collect()
+        };
+        inner.control.change(&mut |namespace| {
+            let ours = |id: &GroupId| id.creator() == me || namespace.peer(id.creator()).is_none();
+            let empty = namespace.groups().map(|(id, _)| id).filter(|id| ours(id) && namespace.is_empty_group(*id));
+            let idle = empty.filter(|id| !busy.contains(id)).take(CLOSED_AT_ONCE);
+            Ok(idle.map(|group| Change::CloseGroup { group }).collect())
+        })?;
+        let namespace = inner.control.namespace();
+        open.retain(|_, group| namespace.group(group.id).is_some());
+        Ok(())
     }
 
     /// The peers that may be seated: alive, did not refuse this block, did not fail another just now. When only
     /// such are left, they are asked again.
     fn usable(&self, refused: &Refused) -> Vec<Candidate> {
         let all = self.inner.control.candidates();
-        let willing = all.into_iter().filter(|one| one.alive && !refused.peers.contains_key(&one.peer));
+        let willing = all.into_iter().filter(|one| one.alive && !one.leaving && !refused.peers.contains_key(&one.peer));
         let mut willing: Vec<Candidate> = willing.collect();
         // A stale report of a full disk must not end a write: whoever is full says so when asked.
         willing.iter_mut().for_each(|one| one.free = one.free.max(1));

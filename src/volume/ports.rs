@@ -7,13 +7,16 @@ use crate::policy::Geometry;
 use bytes::Bytes;
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// One shard of one block, as it is named on disk and on the wire.
+/// One shard of one block, as it is named on disk and on the wire. The geometry is part of the name: while a block is
+/// encoded anew, a peer may hold a shard of the old kind and one of the new.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
 pub struct ShardId {
     pub block: BlockName,
+    pub geometry: Geometry,
     /// Which of the `geometry.shards()` pieces.
     pub index: u8,
 }
@@ -22,12 +25,11 @@ pub struct ShardId {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Shard {
     pub id: ShardId,
-    pub geometry: Geometry,
     /// Bytes of the whole block, 1 to 1 MiB.
     pub block_bytes: u32,
     /// CRC32C of `bytes`.
     pub crc: u32,
-    /// `geometry.shard_bytes(block_bytes)` bytes.
+    /// `id.geometry.shard_bytes(block_bytes)` bytes.
     pub bytes: Bytes,
 }
 
@@ -59,6 +61,12 @@ pub trait ShardStore: Send + Sync + 'static {
     fn get(&self, id: ShardId) -> BoxFuture<'_, Result<Shard, ShardError>>;
     /// Everything put so far is on stable storage.
     fn sync(&self) -> BoxFuture<'_, Result<(), ShardError>>;
+    /// Which of these shards are not here; `read`: each one is read, and one that is damaged is not here any more.
+    fn lacking(&self, ids: Vec<ShardId>, read: bool) -> BoxFuture<'_, Result<Vec<ShardId>, ShardError>>;
+    /// Every shard that is here now and how long ago it was last put, in no order.
+    fn held(&self) -> Vec<(ShardId, Duration)>;
+    /// Gives up shards and the space they take, save those put within so long; how many went.
+    fn remove(&self, ids: Vec<ShardId>, unless_put_within: Duration) -> BoxFuture<'_, Result<usize, ShardError>>;
     /// Bytes of disk the content takes, bytes the file system could still take above the reserve, its size.
     fn usage(&self) -> StoreUsage;
 }
@@ -81,6 +89,9 @@ pub trait ShardNetwork: Send + Sync + 'static {
     fn get(&self, peer: PeerTag, id: ShardId) -> BoxFuture<'_, Result<Shard, ShardError>>;
     /// Makes durable what this peer has put there.
     fn sync(&self, peer: PeerTag) -> BoxFuture<'_, Result<(), ShardError>>;
+    /// Which of these shards, at most [`crate::volume::ASKED_AT_ONCE`], the peer does not have; `read`: or cannot read
+    /// whole.
+    fn lacking(&self, peer: PeerTag, ids: Vec<ShardId>, read: bool) -> BoxFuture<'_, Result<Vec<ShardId>, ShardError>>;
     /// A running estimate of the peer's response time in microseconds; lower is asked first.
     fn latency_us(&self, peer: PeerTag) -> u64;
 }
@@ -96,8 +107,12 @@ pub struct Candidate {
     pub address: Option<std::net::IpAddr>,
     /// Machine identity; empty if unknown.
     pub host: String,
-    /// Bytes it can still take, as it last reported.
+    /// Bytes it can still take, as it last reported; `u64::MAX` if it has not.
     pub free: u64,
+    /// Bytes it keeps for the share, as it last reported.
+    pub stored: u64,
+    /// Its owner wants it drained: it is not seated any more.
+    pub leaving: bool,
 }
 
 /// The control plane as the data path sees it.
@@ -117,6 +132,9 @@ pub trait Control: Send + Sync + 'static {
     /// Every peer on the roster, this one included.
     fn candidates(&self) -> Vec<Candidate>;
     fn is_alive(&self, peer: PeerTag) -> bool;
+    /// A shard that this peer should hold could not be had from it, or was not what it should be: it is told, and
+    /// looks to it.
+    fn suspect(&self, holder: PeerTag, id: ShardId);
     /// Random bits for placement; from a seed in tests.
     fn random(&self) -> u64;
     /// The wall clock.

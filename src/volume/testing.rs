@@ -2,14 +2,14 @@
 //! made to fail. For tests of whatever works over the ports.
 
 use super::ports::*;
-use super::{Volume, VolumeSettings};
+use super::{RepairBounds, Volume, VolumeSettings};
 use crate::id::{GroupId, Ino, PeerKey, PeerTag};
 use crate::namespace::{Change, Kind, Namespace, Place, Seen, SetAttributes};
 use crate::policy::Policy;
 use crate::time::WallTime;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -44,6 +44,7 @@ struct Shared {
     gets: AtomicU64,
     puts: AtomicU64,
     settled: AtomicU64,
+    suspected: Mutex<BTreeSet<(PeerTag, ShardId)>>,
 }
 
 #[derive(Default)]
@@ -66,6 +67,7 @@ impl Share {
             gets: AtomicU64::new(0),
             puts: AtomicU64::new(0),
             settled: AtomicU64::new(0),
+            suspected: Mutex::default(),
         };
         Share { shared: Arc::new(shared) }
     }
@@ -87,6 +89,7 @@ impl Share {
             read_ahead_blocks: 4,
             hedge: Duration::from_millis(20),
             read_deadline: Duration::from_secs(5),
+            repair: RepairBounds { bytes_per_second: 0, busy_percent: 100 },
             write_back_after: Duration::from_secs(3600),
         }
     }
@@ -200,7 +203,7 @@ impl Share {
     async fn put(&self, peer: PeerTag, shard: Shard) -> Result<(), ShardError> {
         self.shared.puts.fetch_add(1, Ordering::Relaxed);
         let there = self.meet(peer, true).await?;
-        assert_eq!(shard.bytes.len(), shard.geometry.shard_bytes(shard.block_bytes as usize));
+        assert_eq!(shard.bytes.len(), shard.id.geometry.shard_bytes(shard.block_bytes as usize));
         assert_eq!(shard.crc, crc32c::crc32c(&shard.bytes));
         there.shards.lock().insert(shard.id, shard);
         Ok(())
@@ -218,17 +221,22 @@ impl Share {
         Ok(())
     }
 
+    async fn lacking(&self, peer: PeerTag, ids: Vec<ShardId>, read: bool) -> Result<Vec<ShardId>, ShardError> {
+        let shards = self.meet(peer, false).await?.shards.lock();
+        let whole = |shard: &Shard| !read || crc32c::crc32c(&shard.bytes) == shard.crc;
+        Ok(ids.into_iter().filter(|id| !shards.get(id).is_some_and(whole)).collect())
+    }
+
     /// The order every writer promises: an op names a block only when all its shards are stored.
     fn check(&self, namespace: &Namespace, change: &Change) {
         let Change::Write { blocks, .. } = change else { return };
         for block in blocks {
             let group = namespace.group(block.group).expect("a group is opened before a block names it");
             for (slot, seats) in group.slots.iter().enumerate() {
-                let id = ShardId { block: block.name, index: slot as u8 };
+                let id = ShardId { block: block.name, geometry: group.geometry, index: slot as u8 };
                 for seat in seats {
                     let shards = self.peer(seat.peer).shards.lock();
-                    let shard = shards.get(&id).unwrap_or_else(|| panic!("{id:?} is not at {}", seat.peer));
-                    assert_eq!(shard.geometry, group.geometry);
+                    assert!(shards.contains_key(&id), "{id:?} is not at {}", seat.peer);
                 }
             }
         }
@@ -280,12 +288,18 @@ impl Control for End {
             address: None,
             host: peer.to_string(),
             free: 1 << 40,
+            stored: 0,
+            leaving: false,
         };
         self.share.peers().into_iter().map(candidate).collect()
     }
 
     fn is_alive(&self, peer: PeerTag) -> bool {
         self.share.is_alive(peer)
+    }
+
+    fn suspect(&self, holder: PeerTag, id: ShardId) {
+        self.share.shared.suspected.lock().insert((holder, id));
     }
 
     fn random(&self) -> u64 {
@@ -310,6 +324,20 @@ impl ShardStore for End {
         Box::pin(self.share.sync(self.me))
     }
 
+    fn lacking(&self, ids: Vec<ShardId>, read: bool) -> BoxFuture<'_, Result<Vec<ShardId>, ShardError>> {
+        Box::pin(self.share.lacking(self.me, ids, read))
+    }
+
+    fn held(&self) -> Vec<(ShardId, Duration)> {
+        self.share.peer(self.me).shards.lock().keys().map(|id| (*id, Duration::ZERO)).collect()
+    }
+
+    fn remove(&self, ids: Vec<ShardId>, _unless_put_within: Duration) -> BoxFuture<'_, Result<usize, ShardError>> {
+        let mut shards = self.share.peer(self.me).shards.lock();
+        let removed = ids.iter().filter(|id| shards.remove(id).is_some()).count();
+        Box::pin(async move { Ok(removed) })
+    }
+
     fn usage(&self) -> StoreUsage {
         let stored = self.share.peer(self.me).shards.lock().values().map(|shard| shard.bytes.len() as u64).sum();
         StoreUsage { stored, free: 1 << 40, capacity: 1 << 41 }
@@ -327,6 +355,10 @@ impl ShardNetwork for End {
 
     fn sync(&self, peer: PeerTag) -> BoxFuture<'_, Result<(), ShardError>> {
         Box::pin(self.share.sync(peer))
+    }
+
+    fn lacking(&self, peer: PeerTag, ids: Vec<ShardId>, read: bool) -> BoxFuture<'_, Result<Vec<ShardId>, ShardError>> {
+        Box::pin(self.share.lacking(peer, ids, read))
     }
 
     fn latency_us(&self, _peer: PeerTag) -> u64 {

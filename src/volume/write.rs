@@ -179,6 +179,7 @@ impl Volume {
     }
 
     async fn store_job(&self, file: &FileState, job: &Arc<Job>, runs: &mut Vec<Run>) -> Result<(), Errno> {
+        self.inner.pace.people();
         let _slot = self.inner.stores.acquire().await.map_err(|_| Errno(libc::EIO))?;
         // Overwritten altogether while it waited: nobody else has it any more.
         if Arc::strong_count(job) == 1 {
@@ -195,18 +196,22 @@ impl Volume {
         while let Some((start, bytes, cuts)) = todo.pop() {
             let name = self.name_of(&bytes).await?;
             let len = bytes.len();
-            let (block, fresh) = match self.stored_already(policy, &name, len) {
-                Ok(Some(block)) => (block, false),
+            let (block, put) = match self.stored_already(policy, &name, len) {
+                Ok(Some(block)) => (block, None),
                 Err(other) if cuts < CUTS && len > 1 => {
                     let at = cut_at(policy, other, len);
                     todo.push((start + at, bytes.slice(at..), cuts + 1));
                     todo.push((start, bytes.slice(..at), cuts + 1));
                     continue;
                 }
-                Ok(None) | Err(_) => (self.place(policy, name, &bytes).await?, true),
+                Ok(None) | Err(_) => {
+                    // Before it is put: what counts is when the first participant took its shard.
+                    let now = Instant::now();
+                    (self.place(policy, name, &bytes).await?, Some(now))
+                }
             };
             self.inner.cache.insert(name, bytes);
-            runs.push(Run { start, len, block, at: 0, fresh });
+            runs.push(Run { start, len, block, at: 0, put });
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! What goes over the ordered control stream that each of two peers has to the other.
 
 use super::{MAX_CONTROL_BYTES, MAX_ROSTER, MAX_TEXT, Message, WireError, malformed};
-use crate::id::ShareId;
+use crate::group::ANNOUNCED;
+use crate::id::{GroupId, ShareId};
 use crate::namespace::{Op, VersionVector};
 use crate::volume::ports::StoreUsage;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,8 @@ pub enum ControlMessage {
     Load { usage: StoreUsage },
     /// I am about to stop; do not wait for me.
     Leaving,
+    /// I am at work on these groups: leave them to me for now.
+    Working { groups: Vec<GroupId> },
 }
 
 impl Message for Preface {
@@ -58,7 +61,9 @@ impl Message for ControlMessage {
                 bounded(vector)
             }
             ControlMessage::Have { vector, durable } => bounded(vector).and_then(|()| bounded(durable)),
-            ControlMessage::Ops(_)
+            ControlMessage::Working { groups } if groups.len() > ANNOUNCED => Err(malformed("work on too many groups")),
+            ControlMessage::Working { .. }
+            | ControlMessage::Ops(_)
             | ControlMessage::SyncUpTo { .. }
             | ControlMessage::SnapshotNeeded
             | ControlMessage::Load { .. }
@@ -98,6 +103,7 @@ mod tests {
             (ControlMessage::SnapshotNeeded, "0104"),
             (ControlMessage::Load { usage: StoreUsage { stored: 1, free: 2, capacity: 300 } }, "01050102ac02"),
             (ControlMessage::Leaving, "0106"),
+            (ControlMessage::Working { groups: vec![GroupId(5)] }, "01070105"),
         ];
         for (message, bytes) in golden {
             assert_eq!(hex(&encode(&message).unwrap()), bytes, "{message:?}");

@@ -1,7 +1,7 @@
 //! One question and its answer, on a stream of their own: a header, then raw bytes whose number the header says.
 
 use super::{MAX_HEADER_BYTES, MAX_REASON, Message, WireError, malformed, short};
-use crate::id::PeerTag;
+use crate::id::{BlockName, PeerTag};
 use crate::namespace::BLOCK_BYTES;
 use crate::policy::{Geometry, MAX_SHARDS};
 use crate::volume::ports::{Shard, ShardError, ShardId, StoreUsage};
@@ -23,6 +23,11 @@ pub enum Request {
     Snapshot,
     /// Forget cached blocks, so that what is measured next is cold. Answer: `Done`.
     DropCaches,
+    /// Which of these shards do you not have, or, with `read`, cannot read whole? So many names follow. Answer:
+    /// `Lacking`.
+    Lacking { count: u16, read: bool },
+    /// You should have this shard, but I could not get it whole from you: look to it. Answer: `Done`.
+    Suspect(ShardId),
 }
 
 /// What is answered.
@@ -39,13 +44,47 @@ pub enum Response {
     },
     Done,
     Error(Failure),
+    /// The names of so many shards follow.
+    Lacking {
+        count: u16,
+    },
 }
 
-/// A shard but for its bytes, of which there are `geometry.shard_bytes(block_bytes)`.
+/// The most shards that one `Lacking` names.
+pub const MAX_NAMED: usize = 512;
+
+/// Bytes of one shard's name where many follow a header: block, data shards, parity shards, index.
+const NAMED_BYTES: usize = 35;
+
+/// Shards by name, one behind the other.
+pub fn encode_names(ids: &[ShardId]) -> Bytes {
+    let mut bytes = Vec::with_capacity(ids.len() * NAMED_BYTES);
+    for ShardId { block, geometry, index } in ids {
+        bytes.extend_from_slice(&block.0);
+        bytes.extend_from_slice(&[geometry.data, geometry.parity, *index]);
+    }
+    bytes.into()
+}
+
+/// The shards named in these bytes.
+pub fn decode_names(bytes: &[u8]) -> Result<Vec<ShardId>, WireError> {
+    let (names, rest) = bytes.as_chunks::<NAMED_BYTES>();
+    if !rest.is_empty() {
+        return Err(malformed("a shard's name is cut short"));
+    }
+    let name = |bytes: &[u8; NAMED_BYTES]| {
+        let (block, [data, parity, index]) = bytes.split_last_chunk().ok_or_else(|| malformed("a shard's name"))?;
+        let block = BlockName(block.try_into().map_err(|_| malformed("a shard's name"))?);
+        let id = ShardId { block, geometry: Geometry { data: *data, parity: *parity }, index: *index };
+        check_shard(&id).map(|()| id)
+    };
+    names.iter().map(name).collect()
+}
+
+/// A shard but for its bytes, of which there are `id.geometry.shard_bytes(block_bytes)`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ShardHeader {
     pub id: ShardId,
-    pub geometry: Geometry,
     pub block_bytes: u32,
     pub crc: u32,
 }
@@ -75,26 +114,20 @@ pub enum Failure {
 
 impl ShardHeader {
     pub fn of(shard: &Shard) -> ShardHeader {
-        ShardHeader { id: shard.id, geometry: shard.geometry, block_bytes: shard.block_bytes, crc: shard.crc }
+        ShardHeader { id: shard.id, block_bytes: shard.block_bytes, crc: shard.crc }
     }
 
     pub fn with(self, bytes: Bytes) -> Shard {
-        Shard { id: self.id, geometry: self.geometry, block_bytes: self.block_bytes, crc: self.crc, bytes }
+        Shard { id: self.id, block_bytes: self.block_bytes, crc: self.crc, bytes }
     }
 
     /// Bytes of the shard. The header must have passed `check`.
     pub fn shard_bytes(&self) -> usize {
-        self.geometry.shard_bytes(self.block_bytes as usize)
+        self.id.geometry.shard_bytes(self.block_bytes as usize)
     }
 
     fn check(&self) -> Result<(), WireError> {
-        let shards = self.geometry.shards();
-        if self.geometry.data == 0 || shards > usize::from(MAX_SHARDS) {
-            return Err(malformed(format!("a geometry of {}+{} shards", self.geometry.data, self.geometry.parity)));
-        }
-        if usize::from(self.id.index) >= shards {
-            return Err(malformed(format!("shard {} of {shards}", self.id.index)));
-        }
+        check_shard(&self.id)?;
         if self.block_bytes == 0 || self.block_bytes as usize > BLOCK_BYTES {
             return Err(malformed(format!("a block of {} bytes", self.block_bytes)));
         }
@@ -102,12 +135,34 @@ impl ShardHeader {
     }
 }
 
+/// That there can be such a shard.
+fn check_shard(ShardId { geometry, index, .. }: &ShardId) -> Result<(), WireError> {
+    let shards = geometry.shards();
+    if geometry.data == 0 || shards > usize::from(MAX_SHARDS) {
+        return Err(malformed(format!("a geometry of {}+{} shards", geometry.data, geometry.parity)));
+    }
+    if usize::from(*index) >= shards {
+        return Err(malformed(format!("shard {index} of {shards}")));
+    }
+    Ok(())
+}
+
+fn check_named(count: u16) -> Result<(), WireError> {
+    if usize::from(count) > MAX_NAMED { Err(malformed(format!("{count} shards in one question"))) } else { Ok(()) }
+}
+
 impl Request {
     /// Bytes that follow the header.
     pub fn body_bytes(&self) -> usize {
         match self {
             Request::PutShard(header) => header.shard_bytes(),
-            Request::GetShard(_) | Request::SyncShards | Request::Stats | Request::Snapshot | Request::DropCaches => 0,
+            Request::Lacking { count, .. } => usize::from(*count) * NAMED_BYTES,
+            Request::GetShard(_)
+            | Request::SyncShards
+            | Request::Stats
+            | Request::Snapshot
+            | Request::DropCaches
+            | Request::Suspect(_) => 0,
         }
     }
 }
@@ -117,6 +172,7 @@ impl Response {
     pub fn body_bytes(&self) -> usize {
         match self {
             Response::Shard(header) => header.shard_bytes(),
+            Response::Lacking { count } => usize::from(*count) * NAMED_BYTES,
             Response::Stored
             | Response::Synced
             | Response::Stats(_)
@@ -130,7 +186,7 @@ impl Response {
 impl Failure {
     /// The failure as the caller of [`crate::volume::ports::ShardNetwork`] sees it.
     pub fn about(self, id: ShardId, peer: PeerTag) -> ShardError {
-        let ShardId { block, index } = id;
+        let ShardId { block, index, .. } = id;
         match self {
             Failure::Missing => ShardError::Missing { block, index },
             Failure::Damaged(what) => ShardError::Damaged { block, index, what },
@@ -159,10 +215,9 @@ impl Message for Request {
     fn check(&self) -> Result<(), WireError> {
         match self {
             Request::PutShard(header) => header.check(),
-            Request::GetShard(id) if id.index >= MAX_SHARDS => Err(malformed(format!("shard {}", id.index))),
-            Request::GetShard(_) | Request::SyncShards | Request::Stats | Request::Snapshot | Request::DropCaches => {
-                Ok(())
-            }
+            Request::GetShard(id) | Request::Suspect(id) => check_shard(id),
+            Request::Lacking { count, .. } => check_named(*count),
+            Request::SyncShards | Request::Stats | Request::Snapshot | Request::DropCaches => Ok(()),
         }
     }
 }
@@ -173,6 +228,7 @@ impl Message for Response {
     fn check(&self) -> Result<(), WireError> {
         match self {
             Response::Shard(header) => header.check(),
+            Response::Lacking { count } => check_named(*count),
             Response::Snapshot { chunks } if *chunks > super::MAX_CHUNKS => {
                 Err(malformed(format!("a snapshot of {chunks} pieces")))
             }
@@ -194,13 +250,12 @@ impl Message for Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{BlockName, hex};
+    use crate::id::hex;
     use crate::wire::{decode, encode};
 
     fn header() -> ShardHeader {
         ShardHeader {
-            id: ShardId { block: BlockName([0x22; 32]), index: 3 },
-            geometry: Geometry { data: 4, parity: 2 },
+            id: ShardId { block: BlockName([0x22; 32]), geometry: Geometry { data: 4, parity: 2 }, index: 3 },
             block_bytes: 1 << 20,
             crc: 5,
         }
@@ -209,14 +264,17 @@ mod tests {
     #[test]
     fn every_request_and_response_has_its_golden_bytes() {
         let name = "22".repeat(32);
-        let shard = format!("{name}03040280804005");
+        let id = format!("{name}040203");
+        let shard = format!("{id}80804005");
         let requests = [
             (Request::PutShard(header()), format!("0100{shard}")),
-            (Request::GetShard(header().id), format!("0101{name}03")),
+            (Request::GetShard(header().id), format!("0101{id}")),
             (Request::SyncShards, "0102".into()),
             (Request::Stats, "0103".into()),
             (Request::Snapshot, "0104".into()),
             (Request::DropCaches, "0105".into()),
+            (Request::Lacking { count: 300, read: true }, "0106ac0201".into()),
+            (Request::Suspect(header().id), format!("0107{id}")),
         ];
         for (message, bytes) in requests {
             assert_eq!(hex(&encode(&message).unwrap()), bytes, "{message:?}");
@@ -236,6 +294,7 @@ mod tests {
             (Response::Stats(stats), "010301020304050607".into()),
             (Response::Snapshot { chunks: 300 }, "0104ac02".into()),
             (Response::Done, "0105".into()),
+            (Response::Lacking { count: 300 }, "0107ac02".into()),
             (Response::Error(Failure::Missing), "010600".into()),
             (Response::Error(Failure::Damaged("rot".into())), "01060103726f74".into()),
             (Response::Error(Failure::Full), "010602".into()),
@@ -249,10 +308,19 @@ mod tests {
     }
 
     #[test]
+    fn names_of_shards_survive_and_impossible_ones_are_refused() {
+        let names = [header().id, ShardId { index: 5, ..header().id }];
+        assert_eq!(decode_names(&encode_names(&names)).unwrap(), names);
+        assert!(decode_names(&encode_names(&names)[1..]).is_err());
+        assert!(decode_names(&encode_names(&[ShardId { index: 6, ..header().id }])).is_err());
+        assert!(encode(&Request::Lacking { count: 513, read: false }).is_err());
+    }
+
+    #[test]
     fn a_shard_that_cannot_be_is_refused_before_its_length_is_believed() {
         let wrong = [
-            ShardHeader { geometry: Geometry { data: 0, parity: 4 }, ..header() },
-            ShardHeader { geometry: Geometry { data: 30, parity: 3 }, ..header() },
+            ShardHeader { id: ShardId { geometry: Geometry { data: 0, parity: 4 }, ..header().id }, ..header() },
+            ShardHeader { id: ShardId { geometry: Geometry { data: 30, parity: 3 }, ..header().id }, ..header() },
             ShardHeader { id: ShardId { index: 6, ..header().id }, ..header() },
             ShardHeader { block_bytes: 0, ..header() },
             ShardHeader { block_bytes: (1 << 20) + 1, ..header() },

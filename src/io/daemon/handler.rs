@@ -6,7 +6,7 @@ use crate::id::{PeerKey, PeerTag};
 use crate::io::quic::{Handler, JoinOutcome};
 use crate::peer::Event;
 use crate::volume::Volume;
-use crate::volume::ports::{BoxFuture, Control, Shard, ShardError};
+use crate::volume::ports::{BoxFuture, Control, ShardError};
 use crate::wire::{ControlMessage, Failure, JoinRequest, Request, Response, ShardHeader};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -43,16 +43,11 @@ impl Handler for PeerHandler {
         Box::pin(async move {
             match request {
                 Request::PutShard(header) => {
-                    let ShardHeader { id, geometry, block_bytes, crc } = header;
-                    let shard = Shard { id, geometry, block_bytes, crc, bytes: body };
-                    let stored = self.host.store().put(shard).await;
+                    let stored = self.host.store().put(header.with(body)).await;
                     (stored.map_or_else(failed, |()| Response::Stored), Bytes::new())
                 }
                 Request::GetShard(id) => match self.host.store().get(id).await {
-                    Ok(shard) => {
-                        let Shard { id, geometry, block_bytes, crc, bytes } = shard;
-                        (Response::Shard(ShardHeader { id, geometry, block_bytes, crc }), bytes)
-                    }
+                    Ok(shard) => (Response::Shard(ShardHeader::of(&shard)), shard.bytes),
                     Err(error) => (failed(error), Bytes::new()),
                 },
                 Request::SyncShards => {
@@ -64,6 +59,20 @@ impl Handler for PeerHandler {
                     if let Some(volume) = self.volume.get() {
                         volume.drop_caches();
                     }
+                    (Response::Done, Bytes::new())
+                }
+                Request::Lacking { read, .. } => {
+                    let lacking = match crate::wire::decode_names(&body) {
+                        Ok(ids) => self.host.store().lacking(ids, read).await,
+                        Err(error) => Err(ShardError::Disk(error.to_string())),
+                    };
+                    match lacking {
+                        Ok(ids) => (Response::Lacking { count: ids.len() as u16 }, crate::wire::encode_names(&ids)),
+                        Err(error) => (failed(error), Bytes::new()),
+                    }
+                }
+                Request::Suspect(id) => {
+                    self.host.suspected(id);
                     (Response::Done, Bytes::new())
                 }
                 // The transport answers it through `snapshot`.

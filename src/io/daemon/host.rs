@@ -4,14 +4,16 @@
 //! are logged and sent in the order they were stamped. Carrying out is quick: an append to the log file, a push
 //! on a bounded queue. The namespace has a lock of its own, for readers; whoever writes it holds `core` first.
 
+use crate::group::{Outcome, Work};
 use crate::id::{Ino, PeerTag, ShareId};
 use crate::io::quic::{Network, RosterPeer};
 use crate::io::store::OpLog;
 use crate::namespace::{Change, Key, Namespace, PeerRecord, VersionVector};
 use crate::peer::{Effect, Event, Peer, Timer};
 use crate::time::WallTime;
-use crate::volume::ports::{BoxFuture, Candidate, Control, Errno, ShardStore, StoreUsage};
-use crate::wire::ControlMessage;
+use crate::volume::Volume;
+use crate::volume::ports::{BoxFuture, Candidate, Control, Errno, ShardId, ShardStore, StoreUsage};
+use crate::wire::{ControlMessage, Request};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,6 +23,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// The longest a change waits for the other peers. Dead ones are found out within seconds and no longer waited
 /// for, so running into this means a live peer that does not answer.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a holder may take to note that its shard is suspected.
+const SUSPECT_DEADLINE: Duration = Duration::from_secs(3);
 
 /// A running peer.
 pub struct Host {
@@ -44,6 +49,8 @@ pub struct Host {
     telling_roster: Mutex<()>,
     /// Told which records other machines changed.
     on_remote_change: OnceLock<Box<dyn Fn(BTreeSet<Key>) + Send + Sync>>,
+    on_suspect: OnceLock<Box<dyn Fn(ShardId) + Send + Sync>>,
+    volume: OnceLock<Volume>,
     stopping: AtomicBool,
 }
 
@@ -75,6 +82,8 @@ impl Host {
             timer_set: tokio::sync::Notify::new(),
             telling_roster: Mutex::new(()),
             on_remote_change: OnceLock::new(),
+            on_suspect: OnceLock::new(),
+            volume: OnceLock::new(),
             stopping: AtomicBool::new(false),
         })
     }
@@ -187,6 +196,7 @@ impl Host {
                         network.set_alive(peer, alive);
                     }
                 }
+                Effect::Begin(work) => self.begin(work),
                 Effect::Settled => self.settled.notify_waiters(),
                 Effect::Refused { peer, why } => tracing::debug!(%peer, "a datagram was refused: {why}"),
                 Effect::Misbehaved { peer, how } => {
@@ -205,6 +215,47 @@ impl Host {
         let key = (tokio::time::Instant::now() + after, timers.set);
         timers.due.insert(key, timer);
         self.timer_set.notify_one();
+    }
+
+    /// Carries out what the groups need, in a task of its own.
+    fn begin(&self, work: Work) {
+        let (this, volume) = (self.this.clone(), self.volume.get().cloned());
+        tracing::info!(?work, "healing");
+        self.runtime.spawn(async move {
+            let outcome = match volume {
+                Some(volume) => volume.work(&work).await,
+                None => Outcome::Failed,
+            };
+            if outcome == Outcome::Failed {
+                tracing::warn!(?work, "healing did not succeed; it is tried again");
+            }
+            if let Some(host) = this.upgrade() {
+                host.handle(Event::Worked { work, outcome });
+            }
+        });
+    }
+
+    /// Who carries out what the groups need; once.
+    pub fn set_volume(&self, volume: Volume) {
+        let _ = self.volume.set(volume);
+    }
+
+    /// Who is told of shards that this peer's store should look to; once.
+    pub fn on_suspect(&self, listener: Box<dyn Fn(ShardId) + Send + Sync>) {
+        let _ = self.on_suspect.set(listener);
+    }
+
+    /// Somebody could not get this shard whole from here.
+    pub fn suspected(&self, id: ShardId) {
+        if let Some(listener) = self.on_suspect.get() {
+            listener(id);
+        }
+    }
+
+    /// What the core knows of its groups' healing, looked at under its lock.
+    pub fn with_core<R>(&self, look: impl FnOnce(&Peer, &Namespace) -> R) -> R {
+        let core = self.core.lock();
+        look(&core, &self.namespace.read())
     }
 
     fn sync_log(&self) {
@@ -359,6 +410,8 @@ impl Control for Host {
                 address: record.addresses.first().map(|address| address.ip()),
                 host: record.host.clone(),
                 free: seen.usage.map_or(u64::MAX, |usage| usage.free),
+                stored: seen.usage.map_or(0, |usage| usage.stored),
+                leaving: namespace.standing(peer).leaving,
             }
         };
         namespace.peers().map(candidate).collect()
@@ -366,6 +419,17 @@ impl Control for Host {
 
     fn is_alive(&self, peer: PeerTag) -> bool {
         peer == self.me || self.view.read().get(&peer).is_some_and(|seen| seen.alive)
+    }
+
+    fn suspect(&self, holder: PeerTag, id: ShardId) {
+        if holder == self.me {
+            return self.suspected(id);
+        }
+        let Some(network) = self.network.get().cloned() else { return };
+        self.runtime.spawn(async move {
+            // Where it does not arrive, the holder's own round finds the shard missing, or its scrub finds it bad.
+            let _ = network.request(holder, Request::Suspect(id), bytes::Bytes::new(), SUSPECT_DEADLINE).await;
+        });
     }
 
     fn random(&self) -> u64 {

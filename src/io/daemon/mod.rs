@@ -3,6 +3,7 @@
 mod commands;
 mod handler;
 mod host;
+mod housekeeping;
 mod invite;
 mod machine;
 mod persist;
@@ -13,6 +14,7 @@ mod snapshot;
 pub use setup::{InitOptions, InitReport, JoinOptions, JoinReport, init, join};
 
 use crate::config::Config;
+use crate::group::HealingSettings;
 use crate::io::control;
 use crate::io::fuse::{self, Invalidation, MountError, Mounted};
 use crate::io::quic::{Identity, Network};
@@ -21,11 +23,12 @@ use crate::namespace::{Change, Key, Namespace};
 use crate::overlay::{self, Member, Membership};
 use crate::peer::{Event, Peer};
 use crate::volume::ports::{Control, ShardNetwork, ShardStore};
-use crate::volume::{Volume, VolumeSettings};
+use crate::volume::{RepairBounds, Volume, VolumeSettings};
 use crate::wire::PeerStats;
 use anyhow::Context;
 use handler::PeerHandler;
 use host::Host;
+use housekeeping::Household;
 use invite::Invitations;
 use parking_lot::Mutex;
 use persist::Persistence;
@@ -72,6 +75,8 @@ struct Daemon {
     persistence: Persistence,
     mounts: Mutex<BTreeMap<PathBuf, Arc<Mounted>>>,
     mount_options: fuse::MountOptions,
+    household: Arc<Household>,
+    scrub_within: Duration,
     stopped: tokio::sync::watch::Sender<bool>,
 }
 
@@ -102,7 +107,7 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
     let member = Member::starting(me, now);
     let membership = Membership::new(member, overlay::Settings::within(config.detection), rand::random());
     let share = home.share();
-    let (core, effects) = Peer::start(me, share, membership, &namespace);
+    let (core, effects) = Peer::start(me, share, membership, healing_settings(&config), &namespace);
     let host = Host::new(share, core, namespace, persistence.log().clone(), store.clone());
     let invitations = Arc::new(Invitations::open(home.paths().root(), share)?);
     let handler =
@@ -123,6 +128,7 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
     let shards: Arc<dyn ShardNetwork> = network.clone();
     let volume = Volume::new(control, store.clone(), shards, volume_settings(&config));
     let _ = handler.volume.set(volume.clone());
+    host.set_volume(volume.clone());
     let daemon = Arc::new_cyclic(|this| Daemon {
         this: this.clone(),
         host: host.clone(),
@@ -131,6 +137,8 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
         persistence,
         mounts: Mutex::default(),
         mount_options: fuse::MountOptions::default(),
+        household: Arc::default(),
+        scrub_within: config.scrub_within,
         stopped: tokio::sync::watch::channel(false).0,
     });
     daemon.listen_for_changes();
@@ -140,6 +148,7 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
         daemon.mount(&mountpoint)?;
     }
     tokio::spawn(upkeep(Arc::downgrade(&daemon)));
+    housekeeping::start(&daemon);
     meet_the_others(&host).await;
     ready();
 
@@ -191,12 +200,17 @@ async fn hear_of_own_ops(host: &Host) {
     }
 }
 
+fn healing_settings(config: &Config) -> HealingSettings {
+    HealingSettings { repair_after: config.repair_after, ..HealingSettings::default() }
+}
+
 fn volume_settings(config: &Config) -> VolumeSettings {
     VolumeSettings {
         dirty_bytes: config.dirty_bytes,
         cache_bytes: config.cache_bytes,
         read_ahead_blocks: config.read_ahead_blocks as usize,
         hedge: config.hedge,
+        repair: RepairBounds { bytes_per_second: config.repair_bandwidth, busy_percent: config.repair_busy_percent },
         ..VolumeSettings::default()
     }
 }

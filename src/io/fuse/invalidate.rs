@@ -35,7 +35,9 @@ impl Invalidation {
                 Key::Extent(ino, _) => found.insert(Invalidation::Inode(*ino)),
                 Key::Entry(parent, name) => found.insert(Invalidation::Entry(*parent, name.clone())),
                 // The kernel does not keep these.
-                Key::Xattr(..) | Key::Block(_) | Key::Group(_) | Key::Peer(_) | Key::Counter(_) => false,
+                Key::Xattr(..) | Key::Block(_) | Key::Group(_) | Key::Peer(_) | Key::Counter(_) | Key::Standing(_) => {
+                    false
+                }
             };
         }
         let whole = found.clone();

@@ -248,6 +248,28 @@ impl ShardNetwork for Network {
         })
     }
 
+    fn lacking(&self, peer: PeerTag, ids: Vec<ShardId>, read: bool) -> BoxFuture<'_, Result<Vec<ShardId>, ShardError>> {
+        Box::pin(async move {
+            let count = u16::try_from(ids.len()).unwrap_or(u16::MAX);
+            let request = Request::Lacking { count, read };
+            // Reading them all may take the holder as long as a sync.
+            let deadline = if read { self.settings.sync_deadline } else { self.settings.request_stall };
+            match self.request(peer, request, wire::encode_names(&ids), deadline).await {
+                Ok((Response::Lacking { .. }, bytes)) => {
+                    let named = wire::decode_names(&bytes).map_err(|error| {
+                        unreachable(peer, &RequestError::Protocol { peer, what: error.to_string() })
+                    })?;
+                    Ok(named)
+                }
+                Ok((Response::Error(Failure::Disk(what)), _)) => {
+                    Err(ShardError::Disk(format!("at peer {peer}: {what}")))
+                }
+                Ok((other, _)) => Err(unreachable(peer, &unexpected(peer, &other))),
+                Err(error) => Err(unreachable(peer, &error)),
+            }
+        })
+    }
+
     fn latency_us(&self, peer: PeerTag) -> u64 {
         match self.peer(peer) {
             Some(known) if known.state.lock().link.is_some() => known.latency.estimate_us(self.clock_ms()),

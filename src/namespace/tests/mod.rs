@@ -189,7 +189,8 @@ impl World {
         let len = bytes.len() as u32;
         self.blocks.insert(name, bytes.to_vec());
         let peer = &mut self.peers[at];
-        let new = peer.named.insert(name).then_some(NewBlock { name, group: peer.group, len });
+        let first = peer.named.insert(name) || peer.namespace.block(&name).is_none_or(|block| block.uses == 0);
+        let new = first.then_some(NewBlock { name, group: peer.group, len });
         (Extent { len, source: Source::Block { name, at: 0 } }, new)
     }
 
@@ -230,6 +231,8 @@ pub fn visible(namespace: &Namespace) -> BTreeMap<Key, Record> {
     let gone = |ino: &Ino| namespace.inode(*ino).is_none();
     let records = namespace.tree.iter().filter(|(key, _)| match key {
         Key::Inode(ino) | Key::Extent(ino, _) | Key::Xattr(ino, _) => !gone(ino),
+        // Peers forget those when each of them knows that it may.
+        Key::Block(name) => !namespace.tree.idle().contains(name),
         _ => true,
     });
     records.map(|(key, record)| (key.clone(), record.clone())).collect()
@@ -308,6 +311,27 @@ pub fn recount(namespace: &Namespace) {
     }
     for (id, group) in namespace.groups() {
         assert_eq!(group.blocks, blocks.get(&id).copied().unwrap_or(0), "blocks of {id}");
+        for seat in group.slots.iter().flatten() {
+            assert!(namespace.groups_of(seat.peer).any(|(of, _)| of == id), "{} sits in {id}", seat.peer);
+        }
+        let listed = namespace.blocks_of(id).map(|(name, _)| namespace.block(&name).unwrap().group);
+        assert_eq!(listed.filter(|of| *of == id).count(), group.blocks as usize, "blocks listed of {id}");
+    }
+    for (tag, _) in namespace.peers() {
+        let seated = |group: &Group| group.slots.iter().flatten().any(|seat| seat.peer == tag);
+        assert!(namespace.groups_of(tag).all(|(_, group)| seated(group)), "{tag} sits where it is said to");
     }
     assert_eq!(namespace.files(), files);
+}
+
+/// With every op here, each block that a file is made of has a record that says where it is.
+pub fn every_block_is_known(namespace: &Namespace) {
+    for (key, record) in namespace.tree.iter() {
+        if let (Key::Extent(ino, _), Record::Extent(Extent { source: Source::Block { name, .. }, .. })) = (key, record)
+            && namespace.inode(*ino).is_some()
+        {
+            let block = namespace.block(name).unwrap_or_else(|| panic!("block {name} of {ino} was forgotten"));
+            assert!(namespace.group(block.group).is_some(), "block {name} of {ino} is in no group");
+        }
+    }
 }

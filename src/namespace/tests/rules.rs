@@ -112,10 +112,10 @@ fn writes_cut_extents_punch_holes_and_truncate() {
     assert_eq!((w.read(0, file), w.ns(0).block(&name).unwrap().uses), (b"01".to_vec(), 1));
     let base = w.write_extents(0, file, base, true, vec![], vec![], 4);
     assert_eq!((w.read(0, file), w.ns(0).files().bytes), (b"01\0\0".to_vec(), 4));
-    assert!(w.ns(0).free_blocks().is_empty());
+    assert!(!w.ns(0).is_empty_group(group));
     w.write_extents(0, file, base, true, vec![], vec![], 0);
-    assert_eq!((w.ns(0).block(&name).unwrap().uses, w.ns(0).group(group).unwrap().blocks), (0, 0));
-    assert_eq!(w.ns(0).free_blocks(), [name]);
+    assert_eq!((w.ns(0).block(&name), w.ns(0).group(group).unwrap().blocks), (None, 0));
+    assert!(w.ns(0).is_empty_group(group));
     recount(w.ns(0));
 }
 
@@ -164,11 +164,78 @@ fn seats_come_and_go() {
     w.change(0, Change::Seat { group, slot: 9, peer: other });
     assert_eq!(w.ns(0).group(group).unwrap().slots[0].len(), 2);
     let tag = w.peers[0].tag;
-    w.change(0, Change::Unseat { group, slot: 0, peer: tag });
+    for (peer, keeper) in [(tag, tag), (tag, PeerTag(9)), (tag, other), (other, tag)] {
+        w.change(0, Change::Unseat { group, slot: 0, peer, keeper: Some(keeper) });
+    }
     let seats: Vec<_> = w.ns(0).group(group).unwrap().slots[0].iter().map(|seat| seat.peer).collect();
-    assert_eq!(seats, [other]);
+    assert_eq!(seats, [other], "of two that leave the slot to one another one stays");
+    w.change(0, Change::Unseat { group, slot: 0, peer: other, keeper: None });
+    assert!(w.ns(0).group(group).unwrap().slots[0].is_empty());
     w.change(0, Change::Evict { peer: other });
     assert_eq!(w.ns(0).peers().count(), 1);
+}
+
+#[test]
+fn blocks_move_to_another_group_and_empty_groups_close() {
+    let mut w = World::new(2);
+    w.meet();
+    let file = w.create(0, ROOT, "f");
+    w.put(0, file, b"0123456789");
+    let (extent, new) = w.block(0, b"abcdefghij");
+    let name = BlockName::of(b"abcdefghij");
+    let base = w.ns(0).inode(file).unwrap().content;
+    w.write_extents(0, file, base, true, vec![(0, extent)], vec![new.unwrap()], 10);
+    w.meet();
+    let (from, to) = (w.peers[0].group, w.peers[1].group);
+    w.change(0, Change::CloseGroup { group: from });
+    assert!(w.ns(0).group(from).is_some(), "a group that keeps something stays");
+    w.change(1, Change::Relocate { from, to, blocks: vec![name, BlockName([1; 32])] });
+    w.change(1, Change::Relocate { from, to, blocks: vec![name] });
+    w.meet();
+    assert_eq!(w.ns(0).block(&name).unwrap().group, to);
+    assert_eq!((w.ns(0).group(from).unwrap().blocks, w.ns(0).group(to).unwrap().blocks), (0, 1));
+    recount(w.ns(0));
+    w.change(0, Change::CloseGroup { group: from });
+    w.meet();
+    assert!(w.ns(1).group(from).is_none() && w.ns(1).groups_of(w.peers[0].tag).count() == 0);
+    assert_eq!(w.ns(1).blocks_of(to).map(|(name, _)| name).collect::<Vec<_>>(), [name]);
+}
+
+#[test]
+fn a_block_that_nothing_names_is_forgotten_when_that_is_stable() {
+    let mut w = World::new(2);
+    w.meet();
+    let file = w.create(0, ROOT, "f");
+    let (extent, new) = w.block(0, b"abcdefghij");
+    let name = BlockName::of(b"abcdefghij");
+    let base = w.ns(0).inode(file).unwrap().content;
+    w.write_extents(0, file, base, true, vec![(0, extent)], vec![new.unwrap()], 10);
+    w.meet();
+    w.put(0, file, b"x");
+    assert_eq!(w.ns(0).block(&name).unwrap().uses, 0);
+    let again = Namespace::restore(w.ns(0).snapshot()).unwrap();
+    assert_eq!(again.block(&name).unwrap().uses, 0);
+    w.meet();
+    w.meet();
+    for at in 0..2 {
+        assert!(w.ns(at).block(&name).is_none(), "peer {at}");
+        assert!(w.ns(at).is_empty_group(w.peers[0].group));
+    }
+}
+
+#[test]
+fn a_standing_goes_with_its_peer() {
+    let mut w = World::new(2);
+    w.meet();
+    let peer = w.peers[1].tag;
+    let leaving = Standing { leaving: true, ..Standing::default() };
+    w.change(0, Change::SetStanding { peer, standing: leaving });
+    assert!(w.ns(0).standing(peer).leaving && w.ns(0).peers().count() == 2);
+    w.change(0, Change::SetStanding { peer, standing: Standing::default() });
+    assert_eq!(w.ns(0).standing(peer), Standing::default());
+    w.change(0, Change::SetStanding { peer, standing: leaving });
+    w.change(0, Change::Evict { peer });
+    assert_eq!(w.ns(0).standing(peer), Standing::default());
 }
 
 #[test]

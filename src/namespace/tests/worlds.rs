@@ -113,6 +113,7 @@ impl Run {
             10 => self.exchange(at, x, y),
             11 => self.reap(at),
             12 => self.attributes(at, x, y),
+            13 if x.is_multiple_of(3) => self.relocate(at, x, y),
             13..=15 => self.overwrite(at, x, y, z),
             16 => self.open(at, x),
             17..=19 => self.write_handle(at, x, y, z),
@@ -224,6 +225,17 @@ impl Run {
                 self.world.change(at, Change::Reap { ino });
                 self.made(at);
             }
+        }
+    }
+
+    /// Another group takes over what some group keeps.
+    fn relocate(&mut self, at: usize, x: u32, y: u32) {
+        let groups: Vec<GroupId> = self.world.peers.iter().map(|peer| peer.group).collect();
+        let (Some(from), Some(to)) = (pick(&groups, x / 3), pick(&groups, y)) else { return };
+        if self.world.ns(at).group(to).is_some() {
+            let blocks = self.world.ns(at).blocks_of(from).map(|(name, _)| name).take(y as usize % 4).collect();
+            self.world.change(at, Change::Relocate { from, to, blocks });
+            self.made(at);
         }
     }
 
@@ -411,6 +423,7 @@ impl Run {
             one.receive(vec![op], wall(self.world.now + 60_000)).unwrap();
         }
         recount(&one);
+        every_block_is_known(&one);
         for at in 0..self.world.peers.len() {
             recount(self.world.ns(at));
             assert_same(&one, self.world.ns(at));
@@ -426,6 +439,7 @@ impl Run {
         for at in 0..self.world.peers.len() {
             assert_eq!(self.world.ns(at).unstable(), 0, "what everyone has is stable");
             recount(self.world.ns(at));
+            every_block_is_known(self.world.ns(at));
             assert_same(&one, self.world.ns(at));
             self.checkpoint(at);
             self.restart(at, 1);

@@ -7,7 +7,7 @@ use crate::policy::Geometry;
 use crate::volume::ports::{BoxFuture, Shard, ShardId};
 use crate::wire::{
     ControlMessage, Failure, InviteBook, JoinRefusal, JoinRequest, JoinWelcome, PeerStats, Request, Response,
-    ShardHeader,
+    ShardHeader, decode_names, encode_names,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -159,11 +159,13 @@ pub(super) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("waited in vain")
 }
 
+/// Four copies.
+pub(super) const COPIES: Geometry = Geometry { data: 1, parity: 3 };
+
 pub(super) fn shard(index: u8, bytes: usize) -> Shard {
     let content: Vec<u8> = (0..bytes).map(|at| at as u8 ^ index).collect();
     Shard {
-        id: ShardId { block: BlockName([7; 32]), index },
-        geometry: Geometry { data: 1, parity: 3 },
+        id: ShardId { block: BlockName([7; 32]), geometry: COPIES, index },
         block_bytes: bytes as u32,
         crc: crc32c::crc32c(&content),
         bytes: content.into(),
@@ -212,7 +214,13 @@ impl Handler for Probe {
                 },
                 Request::SyncShards => (Response::Synced, Bytes::new()),
                 Request::Stats => (Response::Stats(PeerStats { cpu_us: 5, ..PeerStats::default() }), Bytes::new()),
-                Request::DropCaches => (Response::Done, Bytes::new()),
+                Request::DropCaches | Request::Suspect(_) => (Response::Done, Bytes::new()),
+                Request::Lacking { .. } => {
+                    let shards = self.shards.lock();
+                    let asked = decode_names(&body).expect("the caller named shards");
+                    let lacking: Vec<_> = asked.into_iter().filter(|id| !shards.contains_key(id)).collect();
+                    (Response::Lacking { count: lacking.len() as u16 }, encode_names(&lacking))
+                }
                 Request::Snapshot => (Response::Error(Failure::Unavailable("not here".into())), Bytes::new()),
             }
         })

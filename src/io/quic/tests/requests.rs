@@ -1,7 +1,7 @@
 //! What goes over a connection.
 
 use super::super::{RequestError, SendError, Settings, code};
-use super::harness::{Event, HANGING, Node, connect, settings, shard, two, within};
+use super::harness::{COPIES, Event, HANGING, Node, connect, settings, shard, two, within};
 use crate::id::PeerTag;
 use crate::namespace::VersionVector;
 use crate::volume::ports::{ShardError, ShardId, ShardNetwork};
@@ -138,7 +138,7 @@ async fn a_snapshot_comes_in_its_pieces() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_to_a_dead_peer_fail_at_once_until_it_is_alive() {
     let (a, mut b) = two().await;
-    let hanging = ShardId { block: HANGING, index: 0 };
+    let hanging = ShardId { block: HANGING, geometry: COPIES, index: 0 };
     let get = tokio::spawn({
         let (network, to) = (a.network.clone(), b.tag());
         async move { network.request(to, Request::GetShard(hanging), Bytes::new(), Duration::from_secs(600)).await }
@@ -155,7 +155,7 @@ async fn requests_to_a_dead_peer_fail_at_once_until_it_is_alive() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_without_an_answer_fails_at_its_deadline() {
     let (a, b) = two().await;
-    let hanging = ShardId { block: HANGING, index: 0 };
+    let hanging = ShardId { block: HANGING, geometry: COPIES, index: 0 };
     let limit = Duration::from_millis(50);
     let error = within(a.network.request(b.tag(), Request::GetShard(hanging), Bytes::new(), limit)).await.unwrap_err();
     assert!(matches!(error, RequestError::Stalled { .. }), "{error}");

@@ -1,7 +1,7 @@
 //! Who is connected with whom.
 
 use super::super::{Identity, NetworkError, RosterPeer, Settings, code, transport};
-use super::harness::{Event, HANGING, Node, connect, settings, shard, two, within};
+use super::harness::{COPIES, Event, HANGING, Node, connect, settings, shard, two, within};
 use crate::volume::ports::{ShardError, ShardId, ShardNetwork};
 use quinn::ConnectionError;
 
@@ -79,7 +79,7 @@ async fn a_removed_peer_is_cut_off_at_once() {
     let (mut a, mut b) = two().await;
     let get = tokio::spawn({
         let (network, to) = (b.network.clone(), a.tag());
-        async move { network.get(to, ShardId { block: HANGING, index: 0 }).await }
+        async move { network.get(to, ShardId { block: HANGING, geometry: COPIES, index: 0 }).await }
     });
     a.until(Event::Hanging).await;
     a.network.set_roster(Vec::new());

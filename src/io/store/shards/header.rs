@@ -17,9 +17,10 @@ const VERSION: u8 = 1;
 const LIVE: u8 = 1;
 const DEAD: u8 = 2;
 
-/// What a shard is, without its bytes.
+/// What a shard is, without its name and its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Form {
+    /// That of the name, which says how long the shard is.
     pub geometry: Geometry,
     pub block_bytes: u32,
     /// CRC32C of the bytes.
@@ -28,7 +29,7 @@ pub(super) struct Form {
 
 impl Form {
     pub fn of(shard: &Shard) -> Form {
-        Form { geometry: shard.geometry, block_bytes: shard.block_bytes, crc: shard.crc }
+        Form { geometry: shard.id.geometry, block_bytes: shard.block_bytes, crc: shard.crc }
     }
 
     /// Bytes of the shard.
@@ -99,7 +100,7 @@ impl Header {
         block.copy_from_slice(&bytes[20..52]);
         let geometry = Geometry { data: bytes[7], parity: bytes[8] };
         let header = Header {
-            id: ShardId { block: BlockName(block), index: bytes[9] },
+            id: ShardId { block: BlockName(block), geometry, index: bytes[9] },
             form: Form { geometry, block_bytes: word(12), crc: word(16) },
             dead: bytes[5] == DEAD,
         };
@@ -119,7 +120,8 @@ mod tests {
     #[test]
     fn a_header_is_good_only_whole_and_in_its_place() {
         let form = Form { geometry: Geometry { data: 4, parity: 2 }, block_bytes: 1 << 20, crc: 0xdead_beef };
-        let header = Header { id: ShardId { block: BlockName([7; 32]), index: 5 }, form, dead: false };
+        let header =
+            Header { id: ShardId { block: BlockName([7; 32]), geometry: form.geometry, index: 5 }, form, dead: false };
         let place = Place { salt: 99, offset: 640 };
         let bytes = header.encode(place);
         assert_eq!(Header::decode(&bytes, place), Ok(header));

@@ -30,6 +30,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use volumes::{Spot, Volumes};
 
@@ -75,6 +76,7 @@ struct State {
     index: HashMap<ShardId, Entry>,
     volumes: Volumes,
     unsynced: sync::Unsynced,
+    recent: Recent,
     /// Why nothing can be promised any more.
     stopped: Option<String>,
 }
@@ -100,7 +102,7 @@ impl Shards {
         let mut found = scan::Found::default();
         scan::scan_volumes(&mut volumes, &aside, &mut found)?;
         let (unsynced, stopped) = (sync::Unsynced::default(), None);
-        let state = State { index: found.index, volumes, unsynced, stopped };
+        let state = State { index: found.index, volumes, unsynced, recent: Recent::new(), stopped };
         let store = Store { root: root.to_owned(), aside, options, state: Mutex::new(state) };
         for (id, entry) in found.displaced {
             let buried = store.state.lock().volumes.bury(entry.spot, id, entry.form);
@@ -124,21 +126,34 @@ impl Shards {
     pub fn list(&self) -> Vec<ShardId> {
         self.store.state.lock().index.keys().copied().collect()
     }
+}
 
-    /// Lets go of shards and gives their space back, moving others together where that helps; those that are not there are passed over. The number that
-    /// went. After a power cut some may be back.
-    pub fn remove(&self, ids: Vec<ShardId>) -> BoxFuture<'_, Result<usize, ShardError>> {
-        Box::pin(on_disk(&self.writers, &self.store, move |store| {
-            let mut removed = 0;
-            for id in ids {
-                let mut state = store.state.lock();
-                let Some(entry) = state.index.remove(&id) else { continue };
-                state.volumes.bury(entry.spot, id, entry.form).map_err(|error| disk("remove", &error))?;
-                removed += 1;
-            }
-            store.compact().map_err(|error| disk("move", &error))?;
-            Ok(removed)
-        }))
+/// When shards were last put, for those where it was not long ago.
+struct Recent {
+    opened: Instant,
+    put: HashMap<ShardId, Instant>,
+}
+
+/// Shards that were put longer ago than this all count as old.
+const OLD: Duration = Duration::from_secs(600);
+
+impl Recent {
+    fn new() -> Recent {
+        Recent { opened: Instant::now(), put: HashMap::new() }
+    }
+
+    fn note(&mut self, id: ShardId) {
+        self.put.insert(id, Instant::now());
+    }
+
+    /// What was here at the start may have been put just before.
+    fn age(&self, id: &ShardId) -> Duration {
+        self.put.get(id).unwrap_or(&self.opened).elapsed()
+    }
+
+    fn forget_old(&mut self) {
+        self.put.retain(|_, at| at.elapsed() < OLD);
+        self.put.shrink_to(self.put.len() * 2);
     }
 }
 
@@ -166,6 +181,44 @@ impl ShardStore for Shards {
 
     fn sync(&self) -> BoxFuture<'_, Result<(), ShardError>> {
         Box::pin(sync::sync(self.store.clone(), self.turn.clone()))
+    }
+
+    fn lacking(&self, ids: Vec<ShardId>, read: bool) -> BoxFuture<'_, Result<Vec<ShardId>, ShardError>> {
+        Box::pin(async move {
+            if read {
+                on_disk(&self.readers, &self.store, move |store| {
+                    Ok(ids.into_iter().filter(|id| store.get(*id).is_err()).collect())
+                })
+                .await
+            } else {
+                let state = self.store.state.lock();
+                Ok(ids.into_iter().filter(|id| !state.index.contains_key(id)).collect())
+            }
+        })
+    }
+
+    fn held(&self) -> Vec<(ShardId, Duration)> {
+        let mut state = self.store.state.lock();
+        state.recent.forget_old();
+        state.index.keys().map(|id| (*id, state.recent.age(id))).collect()
+    }
+
+    /// Other shards are moved together where that gives space back. After a power cut some that went may be back.
+    fn remove(&self, ids: Vec<ShardId>, unless_put_within: Duration) -> BoxFuture<'_, Result<usize, ShardError>> {
+        Box::pin(on_disk(&self.writers, &self.store, move |store| {
+            let mut removed = 0;
+            for id in ids {
+                let mut state = store.state.lock();
+                if state.recent.age(&id) < unless_put_within {
+                    continue;
+                }
+                let Some(entry) = state.index.remove(&id) else { continue };
+                state.volumes.bury(entry.spot, id, entry.form).map_err(|error| disk("remove", &error))?;
+                removed += 1;
+            }
+            store.compact().map_err(|error| disk("move", &error))?;
+            Ok(removed)
+        }))
     }
 
     fn usage(&self) -> StoreUsage {
@@ -212,10 +265,12 @@ impl Store {
             return Err(ShardError::Damaged { block: id.block, index: id.index, what });
         }
         {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
             if let Some(why) = &state.stopped {
                 return Err(ShardError::Disk(why.clone()));
             }
+            // Noted first: nobody takes it away between the look and the answer.
+            state.recent.note(id);
             if state.index.get(&id).is_some_and(|entry| entry.form == form) {
                 return Ok(false);
             }
@@ -264,9 +319,9 @@ impl Store {
             let what = match read {
                 Ok((bytes, place)) => match check(&id, &entry.form, &bytes, place) {
                     Ok(()) => {
-                        let Form { geometry, block_bytes, crc } = entry.form;
+                        let Form { block_bytes, crc, .. } = entry.form;
                         let bytes = bytes::Bytes::from(bytes).slice(HEADER..);
-                        return Ok(Shard { id, geometry, block_bytes, crc, bytes });
+                        return Ok(Shard { id, block_bytes, crc, bytes });
                     }
                     Err(what) => what,
                 },

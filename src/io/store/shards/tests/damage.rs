@@ -147,14 +147,13 @@ async fn a_volume_stored_as_content_does_not_come_alive_when_the_header_before_i
     let mut content = fs::read(first_volume(home.path())).unwrap();
     content.resize(content.len().next_multiple_of(64), 0);
     let carrier = Shard {
-        id: ShardId { block: BlockName::of(&content), index: 0 },
-        geometry: Geometry { data: 1, parity: 0 },
+        id: ShardId { block: BlockName::of(&content), geometry: Geometry { data: 1, parity: 0 }, index: 0 },
         block_bytes: content.len() as u32,
         crc: crc32c::crc32c(&content),
         bytes: content.into(),
     };
     shards.put(carrier.clone()).await.unwrap();
-    shards.remove(vec![victim.id]).await.unwrap();
+    shards.remove(vec![victim.id], Duration::ZERO).await.unwrap();
     let spot = spot(&shards, &carrier);
     drop(shards);
     flip(&first_volume(home.path()), spot.offset.into());
@@ -175,6 +174,6 @@ async fn room_that_a_crash_left_unwritten_hides_nothing_behind_it() {
     assert_eq!(shards.get(kept.id).await.unwrap(), kept);
     shards.put(lost.clone()).await.unwrap();
     assert_eq!(spot(&shards, &lost).volume, 2);
-    shards.remove(vec![kept.id]).await.unwrap();
+    shards.remove(vec![kept.id], Duration::ZERO).await.unwrap();
     assert!(!first_volume(home.path()).exists());
 }

@@ -31,8 +31,7 @@ async fn whole_copies_of_a_block_are_shards_too() {
     let copy = |bytes: usize, index| {
         let part = shard(3, bytes);
         Shard {
-            id: ShardId { index, ..part.id },
-            geometry: Geometry { data: 1, parity: 2 },
+            id: ShardId { geometry: Geometry { data: 1, parity: 2 }, index, ..part.id },
             block_bytes: bytes as u32,
             ..part
         }
@@ -55,7 +54,6 @@ async fn the_same_shard_again_takes_nothing_and_another_form_replaces_it() {
         assert_eq!(shards.usage().stored, stored);
         let mut second = make(2);
         second.id = first.id;
-        second.geometry = Geometry { data: 4, parity: 3 };
         shards.put(second.clone()).await.unwrap();
         assert_eq!(shards.get(first.id).await.unwrap(), second);
         drop(shards);
@@ -88,8 +86,8 @@ async fn what_is_no_shard_of_its_geometry_is_refused() {
         Shard { bytes: good.bytes.slice(1..), ..good.clone() },
         Shard { block_bytes: 0, bytes: bytes::Bytes::new(), ..good.clone() },
         Shard { block_bytes: (1 << 20) + 1, ..good.clone() },
-        Shard { geometry: Geometry { data: 0, parity: 2 }, ..good.clone() },
-        Shard { geometry: Geometry { data: 200, parity: 200 }, ..good.clone() },
+        Shard { id: ShardId { geometry: Geometry { data: 0, parity: 2 }, ..good.id }, ..good.clone() },
+        Shard { id: ShardId { geometry: Geometry { data: 200, parity: 200 }, ..good.id }, ..good.clone() },
         Shard { id: ShardId { index: 6, ..good.id }, ..good.clone() },
     ];
     for shard in bad {
@@ -111,8 +109,8 @@ async fn removed_shards_stay_away_and_their_space_comes_back() {
     let (gone, kept) = all.split_at(16);
     let unknown = small(999).id;
     let ids: Vec<ShardId> = gone.iter().map(|shard| shard.id).chain([unknown]).collect();
-    assert_eq!(shards.remove(ids.clone()).await.unwrap(), 16);
-    assert_eq!(shards.remove(ids).await.unwrap(), 0);
+    assert_eq!(shards.remove(ids.clone(), Duration::ZERO).await.unwrap(), 16);
+    assert_eq!(shards.remove(ids, Duration::ZERO).await.unwrap(), 0);
     assert!(shards.usage().stored < stored / 3, "{} of {stored} left", shards.usage().stored);
     let mut left = shards.usage().stored;
     for shards in [shards, open(home.path())] {
@@ -125,7 +123,7 @@ async fn removed_shards_stay_away_and_their_space_comes_back() {
         assert_eq!(shards.usage().stored, left);
         shards.put(gone[0].clone()).await.unwrap();
         assert_eq!(shards.get(gone[0].id).await.unwrap(), gone[0]);
-        shards.remove(vec![gone[0].id]).await.unwrap();
+        shards.remove(vec![gone[0].id], Duration::ZERO).await.unwrap();
         left = shards.usage().stored;
     }
 }
@@ -143,7 +141,7 @@ async fn a_full_volume_is_followed_by_another_and_deleted_when_empty() {
     for shard in &all {
         assert_eq!(&shards.get(shard.id).await.unwrap(), shard);
     }
-    shards.remove(all[..590].iter().map(|shard| shard.id).collect()).await.unwrap();
+    shards.remove(all[..590].iter().map(|shard| shard.id).collect(), Duration::ZERO).await.unwrap();
     assert_eq!(volumes(), 1);
     let shards = open(home.path());
     assert_eq!(shards.list().len(), 10);
@@ -170,7 +168,7 @@ async fn many_tasks_at_once_put_sync_get_and_remove_without_losing_anything() {
                     }
                     let passing = small(task * 1000 + number + 500);
                     shards.put(passing.clone()).await.unwrap();
-                    shards.remove(vec![passing.id]).await.unwrap();
+                    shards.remove(vec![passing.id], Duration::ZERO).await.unwrap();
                 }
             })
         })
@@ -212,7 +210,7 @@ async fn small_shards_left_over_move_together_and_their_volumes_go() {
     let volumes = || fs::read_dir(home.path().join("volumes")).unwrap().count();
     assert_eq!(volumes(), 2);
     let (kept, gone): (Vec<&Shard>, Vec<&Shard>) = all.iter().partition(|shard| shard.id.block.0[0] < 64);
-    shards.remove(gone.iter().map(|shard| shard.id).collect()).await.unwrap();
+    shards.remove(gone.iter().map(|shard| shard.id).collect(), Duration::ZERO).await.unwrap();
     assert_eq!(volumes(), 1);
     assert!(!first_volume(home.path()).exists());
     for shards in [shards, open(home.path())] {

@@ -16,10 +16,10 @@ const NO_RESERVE: ShardsOptions = ShardsOptions { me: ME, reserve: Some(0) };
 fn shard(number: u32, bytes: usize) -> Shard {
     let bytes: Vec<u8> =
         (0..bytes as u32).map(|at| (at.wrapping_mul(31) ^ number.wrapping_mul(77) ^ (at >> 8)) as u8).collect();
-    let id = ShardId { block: BlockName::of(&number.to_le_bytes()), index: (number % 6) as u8 };
     let geometry = Geometry { data: 4, parity: 2 };
+    let id = ShardId { block: BlockName::of(&number.to_le_bytes()), geometry, index: (number % 6) as u8 };
     let block_bytes = bytes.len() as u32 * 4;
-    Shard { id, geometry, block_bytes, crc: crc32c::crc32c(&bytes), bytes: bytes.into() }
+    Shard { id, block_bytes, crc: crc32c::crc32c(&bytes), bytes: bytes.into() }
 }
 
 /// Of a small file.

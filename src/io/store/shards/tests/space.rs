@@ -80,7 +80,7 @@ async fn a_disk_that_fills_up_takes_no_harm_and_goes_on_when_there_is_room() {
         assert_eq!(written.unwrap_err().kind(), io::ErrorKind::StorageFull);
         shards.sync().await.unwrap();
         fs::remove_file(disk.0.path().join("hog")).unwrap();
-        shards.remove(stored[..4].iter().map(|shard| shard.id).collect()).await.unwrap();
+        shards.remove(stored[..4].iter().map(|shard| shard.id).collect(), Duration::ZERO).await.unwrap();
         shards.put(shard.clone()).await.unwrap();
         drop((shards, store));
         let shards = open(&root);

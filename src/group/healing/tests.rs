@@ -1,0 +1,412 @@
+//! Peers that heal over one namespace, with work done in no time.
+
+use super::*;
+use crate::group::{State, state};
+use crate::id::{BlockName, Ino, PeerKey};
+use crate::namespace::{Extent, Kind, NewBlock, PeerRecord, Place, Source, Standing};
+use crate::policy::{Geometry, Policy};
+use bytes::Bytes;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What happened, in order.
+#[derive(Clone, PartialEq, Debug)]
+struct Act {
+    by: PeerTag,
+    work: Work,
+}
+
+struct World {
+    namespace: Namespace,
+    healings: BTreeMap<PeerTag, Healing>,
+    candidates: Vec<Candidate>,
+    /// Peers that look at nothing, though alive.
+    idle: BTreeSet<PeerTag>,
+    acts: Vec<Act>,
+    numbers: u64,
+    seconds: i64,
+}
+
+impl World {
+    fn new(peers: u8, settings: HealingSettings) -> World {
+        let mut world = World {
+            namespace: Namespace::new(),
+            healings: BTreeMap::new(),
+            candidates: Vec::new(),
+            idle: BTreeSet::new(),
+            acts: Vec::new(),
+            numbers: 0,
+            seconds: 1_700_000_000,
+        };
+        for n in 1..=peers {
+            world.join(n, settings);
+        }
+        world
+    }
+
+    fn join(&mut self, n: u8, settings: HealingSettings) -> PeerTag {
+        let key = PeerKey([n; 32]);
+        let record =
+            PeerRecord { key, name: format!("m{n}"), addresses: vec![], zone: String::new(), host: String::new() };
+        let tag = key.tag();
+        let by = self.candidates.first().map_or(tag, |one| one.peer);
+        self.change(by, Change::Admit { peer: record });
+        self.healings.insert(tag, Healing::new(tag, settings));
+        self.candidates.push(Candidate {
+            peer: tag,
+            alive: true,
+            zone: String::new(),
+            address: None,
+            host: n.to_string(),
+            free: 100 << 30,
+            stored: 0,
+            leaving: false,
+        });
+        tag
+    }
+
+    fn tag(&self, n: usize) -> PeerTag {
+        self.candidates[n].peer
+    }
+
+    fn now(&self) -> WallTime {
+        WallTime(self.seconds * 1_000_000_000)
+    }
+
+    fn change(&mut self, by: PeerTag, change: Change) {
+        let now = self.now();
+        assert_eq!(self.namespace.change(by, now, vec![change.clone()]).ops.len(), 1, "{change:?}");
+    }
+
+    /// A group with one block, its slots held by these.
+    fn group(&mut self, policy: Policy, geometry: Geometry, seats: &[usize]) -> GroupId {
+        let by = self.tag(0);
+        self.numbers += 2;
+        let (group, ino) = (GroupId::new(by, self.numbers), Ino::new(by, self.numbers + 1));
+        let seats = seats.iter().map(|n| self.tag(*n)).collect();
+        self.change(by, Change::OpenGroup { group, policy, geometry, seats });
+        let place = Place { parent: Ino::ROOT, name: Bytes::from(format!("f{}", self.numbers)) };
+        let time = self.now();
+        self.change(by, Change::Create { place, ino, kind: Kind::File, mode: 0, uid: 0, gid: 0, time });
+        let name = BlockName::of(&self.numbers.to_le_bytes());
+        let base = self.namespace.inode(ino).expect("it was just made").content;
+        let write = Change::Write {
+            ino,
+            base,
+            linked: true,
+            extents: vec![(0, Extent { len: 1000, source: Source::Block { name, at: 0 } })],
+            blocks: vec![NewBlock { name, group, len: 1000 }],
+            size: 1000,
+            mtime: time,
+            ctime: time,
+            clear_suid: false,
+        };
+        self.change(by, write);
+        group
+    }
+
+    fn rs(&mut self, seats: &[usize]) -> GroupId {
+        let policy = Policy::ReedSolomon { data: 4, parity: 2 };
+        self.group(policy, Geometry { data: 4, parity: 2 }, seats)
+    }
+
+    fn alive(&mut self, n: usize, alive: bool) {
+        self.candidates[n].alive = alive;
+    }
+
+    fn state(&self, group: GroupId) -> State {
+        let alive = |peer| self.candidates.iter().any(|one| one.peer == peer && one.alive);
+        state(self.namespace.group(group).expect("it is there"), alive)
+    }
+
+    fn seats(&self, group: GroupId, slot: usize) -> Vec<PeerTag> {
+        self.namespace.group(group).expect("it is there").slots[slot].iter().map(|seat| seat.peer).collect()
+    }
+
+    /// So many seconds in which every live peer looks once.
+    fn pass(&mut self, seconds: u32) {
+        for _ in 0..seconds {
+            self.seconds += 1;
+            let looking: Vec<PeerTag> = self.candidates.iter().filter(|one| one.alive).map(|one| one.peer).collect();
+            for peer in looking {
+                if self.idle.contains(&peer) {
+                    continue;
+                }
+                for one in &mut self.candidates {
+                    one.leaving = self.namespace.standing(one.peer).leaving;
+                }
+                let now = self.now();
+                let healing = self.healings.get_mut(&peer).expect("it looks");
+                let effects = healing.look(&self.namespace, &self.candidates, SECOND, now);
+                self.carry_out(peer, effects);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, by: PeerTag, effects: Vec<HealingEffect>) {
+        for effect in effects {
+            match effect {
+                HealingEffect::Change(changes) => changes.into_iter().for_each(|change| self.change(by, change)),
+                HealingEffect::Announce(groups) => {
+                    for (_, healing) in self.healings.iter_mut().filter(|(peer, _)| **peer != by) {
+                        healing.heard(&groups);
+                    }
+                }
+                HealingEffect::Begin(work) => {
+                    self.acts.push(Act { by, work: work.clone() });
+                    let filled = match &work {
+                        Work::Fill { seats, .. } => seats.clone(),
+                        _ => Vec::new(),
+                    };
+                    let healing = self.healings.get_mut(&by).expect("it works");
+                    let follows = healing.done(&self.namespace, &work, Outcome::Done { filled });
+                    self.carry_out(by, follows);
+                }
+            }
+        }
+    }
+}
+
+fn quick() -> HealingSettings {
+    HealingSettings { repair_after: Duration::from_secs(10), ..HealingSettings::default() }
+}
+
+#[test]
+fn a_group_that_lost_two_is_filled_once_for_both_after_the_grace_time() {
+    let mut w = World::new(8, quick());
+    let group = w.rs(&[0, 1, 2, 3, 4, 5]);
+    w.pass(3);
+    (w.alive(4, false), w.alive(5, false));
+    w.pass(9);
+    assert_eq!((w.state(group), w.acts.len()), (State::Cold, 0));
+    w.pass(1);
+    assert_eq!(w.state(group), State::Goldilocks);
+    let Work::Fill { seats, .. } = &w.acts[0].work else { panic!("{:?}", w.acts) };
+    assert_eq!((w.acts.len(), seats.len()), (1, 2), "{:?}", w.acts);
+    assert!(seats.iter().all(|(slot, peer)| [4, 5].contains(slot) && [w.tag(6), w.tag(7)].contains(peer)));
+    w.pass(60);
+    assert_eq!(w.acts.len(), 1);
+}
+
+#[test]
+fn the_next_in_line_takes_over_from_a_leader_that_does_not_act() {
+    let mut w = World::new(7, HealingSettings { repair_after: Duration::ZERO, ..quick() });
+    let group = w.rs(&[0, 1, 2, 3, 4, 5]);
+    let mut line: Vec<usize> = (0..5).collect();
+    line.sort_by_key(|n| rendezvous(group, w.tag(*n)));
+    w.alive(5, false);
+    w.idle.extend([w.tag(line[0]), w.tag(line[1])]);
+    w.pass(9);
+    assert_eq!(w.acts, []);
+    w.pass(1);
+    assert_eq!((w.acts.len(), w.acts[0].by), (1, w.tag(line[2])));
+    assert_eq!(w.state(group), State::Goldilocks);
+}
+
+#[test]
+fn who_is_at_work_is_not_disturbed() {
+    let mut w = World::new(7, HealingSettings { repair_after: Duration::ZERO, ..quick() });
+    let group = w.rs(&[0, 1, 2, 3, 4, 5]);
+    let leader = (0..5).min_by_key(|n| rendezvous(group, w.tag(*n))).expect("five");
+    w.alive(5, false);
+    w.idle.insert(w.tag(leader));
+    for _ in 0..100 {
+        let at_work = w.tag(leader);
+        w.carry_out(at_work, vec![HealingEffect::Announce(vec![group])]);
+        w.pass(1);
+    }
+    assert_eq!(w.acts, []);
+    w.pass(15);
+    assert_eq!(w.acts.len(), 1);
+}
+
+#[test]
+fn a_peer_that_comes_back_in_time_moves_nothing() {
+    let mut w = World::new(8, quick());
+    let group = w.rs(&[0, 1, 2, 3, 4, 5]);
+    for _ in 0..5 {
+        w.alive(2, false);
+        w.pass(9);
+        w.alive(2, true);
+        w.pass(2);
+    }
+    assert_eq!((w.state(group), &w.acts[..]), (State::Goldilocks, &[][..]));
+}
+
+#[test]
+fn a_peer_under_maintenance_is_waited_for_until_its_time_is_over() {
+    let mut w = World::new(8, quick());
+    let group = w.rs(&[0, 1, 2, 3, 4, 5]);
+    let until = WallTime((w.seconds + 100) * 1_000_000_000);
+    let (by, peer) = (w.tag(0), w.tag(2));
+    w.change(by, Change::SetStanding { peer, standing: Standing { maintenance_until: until, ..Standing::default() } });
+    w.alive(2, false);
+    w.pass(99);
+    assert_eq!((w.state(group), w.acts.len()), (State::Cold, 0));
+    w.pass(2);
+    assert_eq!((w.state(group), w.acts.len()), (State::Goldilocks, 1));
+}
+
+#[test]
+fn a_peer_back_after_its_slot_was_taken_makes_the_group_hot_and_one_gives_up() {
+    let mut w = World::new(7, quick());
+    let group = w.rs(&[0, 1, 2, 3, 4, 5]);
+    w.alive(5, false);
+    w.pass(12);
+    w.alive(5, true);
+    assert_eq!(w.state(group), State::Hot);
+    w.pass(BELIEVED.as_secs() as u32 + 1);
+    assert_eq!(w.state(group), State::Goldilocks);
+    assert_eq!(w.seats(group, 5), [w.tag(6)]);
+    assert_eq!(w.acts[1], Act { by: w.tag(5), work: Work::Verify { group, slot: 5, keeper: w.tag(6) } });
+    w.pass(60);
+    assert_eq!(w.acts.len(), 2);
+}
+
+#[test]
+fn a_leaving_peer_is_drained_and_not_seated_again() {
+    let mut w = World::new(7, quick());
+    let group = w.rs(&[0, 1, 2, 3, 4, 5]);
+    let peer = w.tag(3);
+    w.change(peer, Change::SetStanding { peer, standing: Standing { leaving: true, ..Standing::default() } });
+    w.pass(30);
+    assert_eq!(w.namespace.groups_of(peer).count(), 0);
+    assert_eq!(w.state(group), State::Goldilocks);
+    w.alive(0, false);
+    w.pass(30);
+    assert_eq!(w.state(group), State::Cold, "there is nobody but the one that leaves");
+    assert_eq!(w.namespace.groups_of(peer).count(), 0);
+}
+
+#[test]
+fn an_evicted_peers_slots_are_empty_at_once_and_its_seats_forgotten() {
+    let mut w = World::new(7, HealingSettings { repair_after: Duration::from_secs(1000), ..quick() });
+    let group = w.rs(&[0, 1, 2, 3, 4, 5]);
+    let peer = w.tag(3);
+    let by = w.tag(0);
+    w.change(by, Change::Evict { peer });
+    w.candidates.remove(3);
+    w.pass(30);
+    assert_eq!(w.state(group), State::Goldilocks);
+    assert_eq!(w.seats(group, 3), [w.tag(5)]);
+}
+
+#[test]
+fn a_group_reshapes_when_enough_peers_have_come_and_stayed() {
+    let mut w = World::new(2, quick());
+    let group = w.group(Policy::Survive(2), Geometry { data: 1, parity: 1 }, &[0, 1]);
+    w.pass(30);
+    assert_eq!(w.acts, []);
+    w.join(3, quick());
+    w.pass(10);
+    assert_eq!(w.acts, []);
+    w.pass(2);
+    assert_eq!(w.acts[0].work, Work::Reencode { group });
+}
+
+#[test]
+fn a_death_makes_no_group_reshape() {
+    let mut w = World::new(6, quick());
+    let group = w.group(Policy::Survive(2), Geometry { data: 4, parity: 2 }, &[0, 1, 2, 3, 4, 5]);
+    w.alive(5, false);
+    w.pass(60);
+    assert_eq!((w.state(group), &w.acts[..]), (State::Cold, &[][..]), "no second slot for nothing");
+}
+
+#[test]
+fn second_slots_are_taken_only_where_more_losses_are_survived_by_them() {
+    let mut w = World::new(6, quick());
+    let group = w.rs(&[0, 1, 2, 3, 4, 5]);
+    (w.alive(4, false), w.alive(5, false));
+    w.pass(12);
+    let live = |w: &World| (0..6).filter(|slot| w.seats(group, *slot).len() > 1).count();
+    assert_eq!((w.acts.len(), live(&w)), (1, 2), "six shards on four machines survive one loss, four do not");
+    w.pass(30);
+    assert_eq!(w.acts.len(), 1);
+    w.alive(4, true);
+    w.alive(5, true);
+    w.pass(20);
+    assert_eq!(w.state(group), State::Goldilocks);
+}
+
+#[test]
+fn slots_doubled_up_on_one_machine_spread_out_when_another_comes() {
+    let mut w = World::new(3, quick());
+    let group = w.rs(&[0, 0, 1, 1, 2, 2]);
+    w.pass(30);
+    assert_eq!(w.acts, []);
+    for n in 4..=6 {
+        w.join(n, quick());
+    }
+    w.pass(60);
+    assert_eq!(w.state(group), State::Goldilocks);
+    let fills = w.acts.iter().filter(|act| matches!(act.work, Work::Fill { .. })).count();
+    assert_eq!(fills, 1, "only as much moves as must: {:?}", w.acts);
+}
+
+#[test]
+fn slots_move_from_the_fullest_to_the_emptiest_until_they_are_about_even() {
+    let mut w = World::new(4, quick());
+    let groups: Vec<GroupId> =
+        (0..40).map(|_| w.group(Policy::Replicate(2), Geometry { data: 1, parity: 1 }, &[0, 1])).collect();
+    let measure = |w: &mut World| {
+        for n in 0..w.candidates.len() {
+            let slots = w.namespace.groups_of(w.tag(n)).count() as u64;
+            (w.candidates[n].stored, w.candidates[n].free) = (slots << 30, (100 - slots) << 30);
+        }
+    };
+    for _ in 0..200 {
+        measure(&mut w);
+        w.pass(1);
+    }
+    let held: Vec<usize> = (0..4).map(|n| w.namespace.groups_of(w.tag(n)).count()).collect();
+    assert!(held.iter().max().unwrap() - held.iter().min().unwrap() <= 12, "{held:?}");
+    assert!(groups.iter().all(|group| w.state(*group) == State::Goldilocks));
+    let moved = w.acts.iter().filter(|act| matches!(act.work, Work::Fill { .. })).count();
+    assert!(moved <= 40, "{moved} moves");
+}
+
+#[test]
+fn an_emptied_peers_seats_count_for_nothing_and_are_filled_again() {
+    let mut w = World::new(6, quick());
+    let group = w.rs(&[0, 1, 2, 3, 4, 5]);
+    let empty = w.tag(2);
+    let effects = w.healings[&empty].emptied(&w.namespace);
+    w.carry_out(empty, effects);
+    assert_eq!(w.state(group), State::Cold);
+    w.pass(30);
+    assert_eq!((w.state(group), w.seats(group, 2)), (State::Goldilocks, vec![empty]));
+}
+
+#[test]
+fn work_that_failed_is_tried_again_later_and_later() {
+    let mut w = World::new(7, HealingSettings { repair_after: Duration::ZERO, ..quick() });
+    let group = w.rs(&[0, 1, 2, 3, 4, 5]);
+    w.alive(5, false);
+    let leader = (0..5).min_by_key(|n| rendezvous(group, w.tag(*n))).map(|n| w.tag(n)).expect("five");
+    let healing = w.healings.get_mut(&leader).expect("it is there");
+    let mut begun = Vec::new();
+    for second in 0..100 {
+        for effect in healing.look(&w.namespace, &w.candidates, SECOND, WallTime(0)) {
+            if let HealingEffect::Begin(work) = effect {
+                begun.push(second);
+                assert_eq!(healing.done(&w.namespace, &work, Outcome::Failed), []);
+            }
+        }
+    }
+    assert_eq!(begun, [0, 5, 15, 35, 75]);
+}
+
+#[test]
+fn the_least_redundant_group_comes_first() {
+    let mut w = World::new(
+        9,
+        HealingSettings { repair_after: Duration::ZERO, at_once: 1, takeover: Duration::ZERO, ..quick() },
+    );
+    let one = w.rs(&[0, 1, 2, 3, 4, 6]);
+    let two = w.rs(&[0, 1, 2, 3, 6, 7]);
+    (w.alive(6, false), w.alive(7, false));
+    let healing = w.healings.get_mut(&w.candidates[0].peer).expect("it is there");
+    let effects = healing.look(&w.namespace, &w.candidates, SECOND, WallTime(0));
+    assert!(matches!(&effects[0], HealingEffect::Begin(work) if work.group() == two), "{effects:?} before {one}");
+}
