@@ -15,6 +15,7 @@ pub mod namespace;
 pub mod overlay;
 pub mod peer;
 pub mod policy;
+pub mod sim;
 pub mod time;
 pub mod volume;
 pub mod wire;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const VALUES: &[&str] = &["id", "time", "policy", "config"];
 
 /// The modules that decide: time comes in as a value, effects go out as values.
-const PURE: &[&str] = &["id", "time", "policy", "erasure", "namespace", "group", "overlay", "peer"];
+const PURE: &[&str] = &["id", "time", "policy", "erasure", "namespace", "group", "overlay", "peer", "sim"];
 
 /// What each part may name of the others. A part may always name itself; an entry covers what lies below it.
 const TABLE: &[(&str, &[&str])] = &[
@@ -49,7 +49,8 @@ const TABLE: &[(&str, &[&str])] = &[
             "io::control",
         ],
     ),
-    ("cli", &["id", "time", "policy", "config", "io::daemon", "io::control"]),
+    ("sim", &["id", "time", "policy", "namespace", "group", "overlay", "volume::ports"]),
+    ("cli", &["id", "time", "policy", "config", "sim", "io::daemon", "io::control"]),
     ("main", &["cli"]),
     ("lib", &[]),
     ("io", &[]),

@@ -17,6 +17,7 @@ mod peers;
 mod policy;
 mod serve;
 mod sharepath;
+mod sim;
 mod status;
 mod stop;
 mod unmount;
@@ -70,6 +71,9 @@ enum Command {
     Compare(compare::Args),
     /// Show it all on this machine: start peers, copy files in, kill two peers, read everything back
     Demo(demo::Args),
+    /// Simulate a whole share in this process, from a seed
+    #[command(subcommand)]
+    Sim(sim::Command),
 }
 
 /// What to print instead of doing anything, and the exit code: help, the version, or wrong usage (2).
@@ -124,6 +128,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Policy(args) => policy::run(&home()?, args),
         Command::Compare(args) => compare::run(&home()?, args),
         Command::Demo(args) => demo::run(args),
+        Command::Sim(command) => sim::run(command),
     }
 }
 
