@@ -3,7 +3,8 @@
 use crate::id::{BlockName, GroupId, PeerTag};
 use crate::namespace::{Group, Namespace};
 use crate::volume::ports::ShardId;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// What a shard in a peer's store is to the share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +55,78 @@ pub fn custody(
         Custody::Open
     } else {
         Custody::Surplus
+    }
+}
+
+/// How long a shard that nobody needs is kept after it was last put: whoever put it may be about to name it. Twice what
+/// a writer lets pass before it puts anew (`volume::commit`).
+pub const KEPT_FOR: Duration = Duration::from_secs(60);
+
+/// Of these shards in the store of `me`, how many it does not owe, and those that nobody needs: they may go once
+/// they were put [`KEPT_FOR`] ago, if everybody's ops have been heard for as long. `is_worked_on`: groups whose
+/// shards may be on their way to peers that do not sit in them yet.
+pub fn useless(
+    namespace: &Namespace,
+    me: PeerTag,
+    held: impl IntoIterator<Item = ShardId>,
+    is_alive: impl Fn(PeerTag) -> bool,
+    is_worked_on: impl Fn(GroupId) -> bool,
+) -> (usize, BTreeSet<ShardId>) {
+    let settled = Unsettled::default();
+    let unowed: Vec<ShardId> = held
+        .into_iter()
+        .filter(|id| custody(namespace, &settled, me, id, &is_alive) != Custody::Owed)
+        .collect();
+    if unowed.is_empty() {
+        return (0, BTreeSet::new());
+    }
+    let (blocks, groups) = namespace.unsettled();
+    let unsettled = Unsettled { blocks, groups };
+    let worked_on = |id: &ShardId| namespace.block(&id.block).is_some_and(|block| is_worked_on(block.group));
+    let useless = |id: &ShardId| match custody(namespace, &unsettled, me, id, &is_alive) {
+        Custody::Unnamed => true,
+        Custody::Surplus => !worked_on(id),
+        Custody::Owed | Custody::Open => false,
+    };
+    (unowed.len(), unowed.iter().copied().filter(useless).collect())
+}
+
+/// What a store is held to, round after round.
+#[derive(Clone, Debug, Default)]
+pub struct Comparison {
+    /// There was a round since the start.
+    compared: bool,
+    /// What was missing the last time.
+    lacking: BTreeSet<ShardId>,
+}
+
+/// What a round found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Findings {
+    /// The store lost everything it had: its seats count for nothing.
+    Emptied,
+    /// In these groups shards of these slots are missing, and are not just on their way.
+    Lacking(Vec<(GroupId, Vec<u8>)>),
+}
+
+impl Comparison {
+    /// The store owes so many shards, and these of them are missing, by group. `known_lost`: shards that were found
+    /// damaged. Others are believed missing when they were so the last time too: an op may be here before the shards.
+    pub fn round(
+        &mut self,
+        owed: usize,
+        lacking: &BTreeMap<GroupId, Vec<ShardId>>,
+        known_lost: &BTreeSet<ShardId>,
+    ) -> Findings {
+        let missing: usize = lacking.values().map(Vec::len).sum();
+        if !std::mem::replace(&mut self.compared, true) && owed > 0 && missing == owed {
+            return Findings::Emptied;
+        }
+        let before = std::mem::replace(&mut self.lacking, lacking.values().flatten().copied().collect());
+        let lost = |id: &&ShardId| before.contains(id) || known_lost.contains(id);
+        let slots = |missing: &[ShardId]| -> BTreeSet<u8> { missing.iter().filter(lost).map(|id| id.index).collect() };
+        let found = lacking.iter().map(|(group, missing)| (*group, slots(missing).into_iter().collect()));
+        Findings::Lacking(found.filter(|(_, slots): &(_, Vec<u8>)| !slots.is_empty()).collect())
     }
 }
 

@@ -9,7 +9,7 @@ mod state;
 mod survival;
 
 pub use choose::choose;
-pub use custody::{Custody, Unsettled, custody, owed, slots_of};
+pub use custody::{Comparison, Custody, Findings, KEPT_FOR, Unsettled, custody, owed, slots_of, useless};
 pub use healing::{ANNOUNCED, Healing, HealingEffect, HealingSettings, Outcome, Work};
 pub use state::{State, state};
 pub use survival::{Survival, losses_survived};

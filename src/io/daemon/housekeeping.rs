@@ -3,8 +3,8 @@
 //! so that no lost message stays lost.
 
 use super::Daemon;
-use crate::group::{self, Custody, Unsettled};
-use crate::id::{BlockName, GroupId};
+use crate::group::{self, Comparison, Custody, Findings, KEPT_FOR, Unsettled};
+use crate::id::GroupId;
 use crate::namespace::VersionVector;
 use crate::peer::Event;
 use crate::volume::ports::{Control, ShardId};
@@ -20,10 +20,6 @@ const ROUND: Duration = Duration::from_secs(5);
 
 /// With nothing changed, so many rounds are left out: a quiet share stays quiet.
 const QUIET_ROUNDS: u32 = 60;
-
-/// A shard that nobody needs is kept for so long after it was last put: whoever put it may be about to name it. Twice
-/// what a writer lets pass before it puts anew (`volume::commit`).
-const KEPT_FOR: Duration = Duration::from_secs(60);
 
 /// Shards looked at under one look into the namespace, and removed at a time.
 const BATCH: usize = 1024;
@@ -89,9 +85,7 @@ pub fn start(daemon: &Arc<Daemon>) {
 /// What the last rounds found.
 #[derive(Default)]
 struct Found {
-    /// The store was compared with the seats once since the start.
-    compared: bool,
-    lacking: BTreeSet<ShardId>,
+    comparison: Comparison,
     /// What the namespace was, and how many shards there were, when a round had nothing to do.
     quiet: Option<(VersionVector, usize)>,
     quiet_rounds: u32,
@@ -148,23 +142,18 @@ impl Daemon {
         let missing: usize = lacking.values().map(Vec::len).sum();
         self.household.lacking.store(missing as u64, Ordering::Relaxed);
         self.note_mended(&lacking);
-        if !std::mem::replace(&mut found.compared, true) && owed > 0 && missing == owed {
-            tracing::warn!(
-                "the store has none of the {owed} shards it should: its seats are given up, and others take over"
-            );
-            self.host.handle(Event::Emptied);
-            return false;
-        }
-        let now: BTreeSet<ShardId> = lacking.values().flatten().copied().collect();
-        for (group, missing) in &lacking {
-            // A shard may be on its way while its op is here already: it is missing when it is twice, or known lost.
-            let lost = |id: &&ShardId| found.lacking.contains(id) || self.household.rotten.lock().contains(id);
-            let slots: BTreeSet<u8> = missing.iter().filter(lost).map(|id| id.index).collect();
-            if !slots.is_empty() {
-                self.host.handle(Event::Lacking { group: *group, slots: slots.into_iter().collect() });
+        let rotten = self.household.rotten.lock().clone();
+        match found.comparison.round(owed, &lacking, &rotten) {
+            Findings::Emptied => {
+                tracing::warn!("the store has none of the {owed} shards it should: its seats are given up, and others take over");
+                self.host.handle(Event::Emptied);
+            }
+            Findings::Lacking(groups) => {
+                for (group, slots) in groups {
+                    self.host.handle(Event::Lacking { group, slots });
+                }
             }
         }
-        found.lacking = now;
         missing == 0
     }
 
@@ -179,13 +168,16 @@ impl Daemon {
     /// Lets go of what nobody needs; whether nothing is left that may go later.
     async fn free(&self) -> bool {
         let held = self.host.store().held();
-        let everyone = self.host.with_core(|core, _| core.hears_everyone_for()) >= KEPT_FOR;
+        let heard_for = self.host.with_core(|core, _| core.hears_everyone_for());
+        let everyone = heard_for >= KEPT_FOR;
+        tracing::debug!(held = held.len(), ?heard_for, "looking for shards that nobody needs");
         let mut all = true;
         for batch in held.chunks(BATCH) {
-            let useless = self.useless(batch);
+            let (unowed, useless) = self.useless(batch);
             let old = batch.iter().filter(|(id, age)| useless.contains(id) && *age >= KEPT_FOR).map(|(id, _)| *id);
             let old: Vec<ShardId> = if everyone { old.collect() } else { Vec::new() };
-            all &= old.len() == useless.len();
+            tracing::debug!(useless = useless.len(), old = old.len(), "of {} shards", batch.len());
+            all &= old.len() == unowed;
             if old.is_empty() {
                 continue;
             }
@@ -199,31 +191,11 @@ impl Daemon {
         all
     }
 
-    /// Those of these shards that nobody needs, as far as this peer knows.
-    fn useless(&self, batch: &[(ShardId, Duration)]) -> BTreeSet<ShardId> {
-        let me = self.host.me();
+    /// How many of these shards this peer does not owe, and those that nobody needs, as far as it knows.
+    fn useless(&self, batch: &[(ShardId, Duration)]) -> (usize, BTreeSet<ShardId>) {
         self.host.with_core(|core, namespace| {
-            let unowed: Vec<ShardId> = batch
-                .iter()
-                .map(|(id, _)| *id)
-                .filter(|id| {
-                    let none = Unsettled::default();
-                    group::custody(namespace, &none, me, id, |peer| core.is_alive(peer)) != Custody::Owed
-                })
-                .collect();
-            if unowed.is_empty() {
-                return BTreeSet::new();
-            }
-            let (blocks, groups) = namespace.unsettled();
-            let unsettled = Unsettled { blocks, groups };
-            let worked_on = |block: BlockName| namespace.block(&block).is_some_and(|b| core.is_worked_on(b.group));
-            let useless = |id: &ShardId| match group::custody(namespace, &unsettled, me, id, |peer| core.is_alive(peer))
-            {
-                Custody::Unnamed => true,
-                Custody::Surplus => !worked_on(id.block),
-                Custody::Owed | Custody::Open => false,
-            };
-            unowed.into_iter().filter(useless).collect()
+            let held = batch.iter().map(|(id, _)| *id);
+            group::useless(namespace, core.me(), held, |peer| core.is_alive(peer), |group| core.is_worked_on(group))
         })
     }
 
