@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const VALUES: &[&str] = &["id", "time", "policy", "config"];
 
 /// The modules that decide: time comes in as a value, effects go out as values.
-const PURE: &[&str] = &["id", "time", "policy", "erasure", "namespace", "group", "overlay", "peer"];
+const PURE: &[&str] = &["id", "time", "policy", "erasure", "namespace", "group", "overlay", "peer", "sim"];
 
 /// What each part may name of the others. A part may always name itself; an entry covers what lies below it.
 const TABLE: &[(&str, &[&str])] = &[
@@ -24,7 +24,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("overlay", &["id", "time"]),
     ("peer", &["id", "time", "policy", "config", "erasure", "namespace", "group", "overlay", "wire", "volume::ports"]),
     ("volume", &["id", "time", "policy", "config", "namespace", "erasure", "group"]),
-    ("wire", &["id", "time", "policy", "config", "namespace", "volume::ports"]),
+    ("wire", &["id", "time", "policy", "config", "namespace", "group", "volume::ports"]),
     ("io::store", DEVICE),
     ("io::quic", DEVICE),
     ("io::fuse", DEVICE),
@@ -49,7 +49,8 @@ const TABLE: &[(&str, &[&str])] = &[
             "io::control",
         ],
     ),
-    ("cli", &["id", "time", "policy", "config", "io::daemon", "io::control"]),
+    ("sim", &["id", "time", "policy", "namespace", "group", "overlay", "peer", "wire", "volume::ports"]),
+    ("cli", &["id", "time", "policy", "config", "sim", "io::daemon", "io::control"]),
     ("main", &["cli"]),
     ("lib", &[]),
     ("io", &[]),

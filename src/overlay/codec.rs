@@ -2,7 +2,8 @@
 
 use crate::id::PeerTag;
 use crate::time::WallTime;
-use bytes::{Buf, BufMut};
+use bytes::{Buf, BufMut, Bytes};
+use foca::Codec as _;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::fmt;
 
@@ -11,6 +12,9 @@ pub const DATAGRAM_BYTES: usize = 1100;
 
 /// The first byte of every datagram.
 const VERSION: u8 = 1;
+
+/// The first byte of a datagram that is not foca's but tells of one member, whoever sends it.
+const NEWS: u8 = 2;
 
 /// Generations above this are not made and not believed, so that a peer can always draw a higher one.
 const MAX_GENERATION: u64 = 1 << 62;
@@ -103,6 +107,21 @@ impl foca::Codec<Member> for Codec {
     }
 }
 
+/// A datagram that tells of one member. It is addressed to no generation, and so reaches peers that its sender does not
+/// watch.
+pub(super) fn encode_news(news: &foca::Member<Member>) -> Result<Bytes, CodecError> {
+    let mut bytes = vec![NEWS];
+    Codec.encode_member(news, &mut bytes)?;
+    Ok(bytes.into())
+}
+
+/// The member that a datagram tells of; `None` if it is one of foca's.
+pub(super) fn decode_news(bytes: &[u8]) -> Result<Option<foca::Member<Member>>, CodecError> {
+    let Some(mut rest) = bytes.strip_prefix(&[NEWS]) else { return Ok(None) };
+    let news = Codec.decode_member(&mut rest)?;
+    if rest.is_empty() { Ok(Some(news)) } else { Err(CodecError("it has bytes too many")) }
+}
+
 fn believable(member: &Member) -> Result<(), CodecError> {
     if member.generation <= MAX_GENERATION { Ok(()) } else { Err(CodecError("a generation in it is out of range")) }
 }
@@ -128,7 +147,7 @@ fn take<T: DeserializeOwned>(buf: &mut impl Buf) -> Result<T, CodecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use foca::{Codec as _, Identity as _};
+    use foca::Identity as _;
 
     #[test]
     fn the_wire_format_stays_as_it_is() {
@@ -147,6 +166,16 @@ mod tests {
         assert_eq!(Codec.decode_header(&mut rest).unwrap(), header);
         assert_eq!(Codec.decode_member(&mut rest).unwrap().id().tag, PeerTag(7));
         assert!(rest.is_empty());
+    }
+
+    #[test]
+    fn news_stays_as_it_is_and_is_read_whole_or_not_at_all() {
+        let news = foca::Member::new(Member { tag: PeerTag(7), generation: 8 }, 1, foca::State::Down);
+        let bytes = encode_news(&news).unwrap();
+        assert_eq!(bytes[..], [2, 7, 8, 1, 2]);
+        assert_eq!(decode_news(&bytes), Ok(Some(news)));
+        assert_eq!(decode_news(&[1, 5]), Ok(None));
+        assert!(decode_news(&[2, 7, 8, 1, 2, 0]).is_err() && decode_news(&bytes[..4]).is_err());
     }
 
     #[test]

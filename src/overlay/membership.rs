@@ -1,84 +1,29 @@
 //! Membership of one peer: datagrams and timers in, datagrams, timers and news out.
 
-use super::codec::{Codec, DATAGRAM_BYTES, Member};
+use super::codec::{Codec, DATAGRAM_BYTES, Member, decode_news, encode_news};
+use super::probe::Probe;
+use super::settings::Settings;
 use crate::id::PeerTag;
 use bytes::{Buf, BufMut, Bytes};
 use foca::{AccumulatingRuntime, Codec as _, Foca, NoCustomBroadcast, OwnedNotification};
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 use std::collections::BTreeSet;
-use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
-
-/// How fast a dead peer is to be found dead, and what follows from it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Settings {
-    /// One other peer is probed in each period.
-    pub probe_period: Duration,
-    /// After this long without an answer, others are asked to try.
-    pub probe_rtt: Duration,
-    /// Who did not answer has this long to object before it is declared dead.
-    pub suspect_to_down_after: Duration,
-    /// News is passed on this often.
-    pub gossip_period: Duration,
-    /// Peers on the roster that are not alive are called this often, a few at a time.
-    pub announce_period: Duration,
-}
-
-/// How many members of the roster that are not alive are called at once.
-const CALLS: usize = 5;
-
-impl Settings {
-    /// Finds a dead peer dead within `detection`: on average three periods pass until somebody's probe misses it
-    /// and its own period is over, two fifths of the time are for objections, and the news needs a few hops.
-    /// What is left is for bad luck: among many peers, the next probe of any one of them is only likely, not
-    /// certain, to come in the next period.
-    pub fn within(detection: Duration) -> Settings {
-        Settings {
-            probe_period: detection / 12,
-            probe_rtt: detection / 30,
-            suspect_to_down_after: detection * 2 / 5,
-            gossip_period: detection / 20,
-            announce_period: detection / 3,
-        }
-    }
-
-    fn foca(&self) -> foca::Config {
-        let at_once = |members| NonZeroUsize::new(members).expect("a literal that is not 0");
-        let often = |frequency, members| Some(foca::PeriodicParams { frequency, num_members: at_once(members) });
-        foca::Config {
-            probe_period: self.probe_period,
-            probe_rtt: self.probe_rtt,
-            num_indirect_probes: at_once(3),
-            max_transmissions: NonZeroU8::new(12).expect("a literal that is not 0"),
-            suspect_to_down_after: self.suspect_to_down_after,
-            // A peer takes no more room dead than alive, and comes back under another generation.
-            remove_down_after: None,
-            max_packet_size: at_once(DATAGRAM_BYTES),
-            notify_down_members: true,
-            periodic_announce: often(self.announce_period * 10, 1),
-            // foca stops this as soon as it knows nobody alive, which is when it is needed most: see `call`.
-            periodic_announce_to_down_members: None,
-            periodic_gossip: often(self.gossip_period, 3),
-        }
-    }
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings::within(Duration::from_secs(3))
-    }
-}
 
 /// What happens to membership.
 #[derive(Clone, Debug)]
 pub enum MembershipEvent {
-    /// Bytes that peer `from` sent: by the connection they came on, not by what they say.
+    /// Bytes that peer `from` of the share sent: by the connection they came on, not by what they say.
     Datagram { from: PeerTag, bytes: Bytes },
     /// A timer that was set has run out. Timers are given back in the order in which they run out.
     Timer(MembershipTimer),
     /// These are on the roster: they are called, and called again from time to time while they are not alive. Peers
-    /// that were never introduced do not exist here, whatever others say of them.
+    /// that were never introduced do not exist here, whatever others say of them; so this may be a part of the share
+    /// only, see [`super::neighbours`].
     Introduce(Vec<PeerTag>),
+    /// These are on the roster too, and will call this peer, or somebody who tells of them: they are not called now, as
+    /// they would be by everybody at once.
+    Expect(Vec<PeerTag>),
     /// This peer is leaving: the others are told, and nothing happens here any more.
     Leave,
 }
@@ -115,6 +60,8 @@ pub struct MembershipTimer(Timer);
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Timer {
     Foca(foca::Timer<Member>),
+    /// Foca's, held back while the last probe, which was answered, rests.
+    Rested(foca::Timer<Member>),
     Call,
 }
 
@@ -123,6 +70,7 @@ pub struct Membership {
     foca: Foca<Member, Codec, Xoshiro256PlusPlus, NoCustomBroadcast>,
     outbox: AccumulatingRuntime<Member>,
     settings: Settings,
+    probe: Probe,
     me: PeerTag,
     /// Everybody who was introduced, without this peer.
     roster: BTreeSet<PeerTag>,
@@ -149,6 +97,7 @@ impl Membership {
             foca: Foca::new(me, settings.foca(), Xoshiro256PlusPlus::seed_from_u64(seed), Codec),
             outbox: AccumulatingRuntime::new(),
             settings,
+            probe: Probe::default(),
             me: me.tag,
             roster: BTreeSet::new(),
             alive: BTreeSet::new(),
@@ -179,34 +128,31 @@ impl Membership {
         }
         match event {
             MembershipEvent::Datagram { from, bytes } => {
-                let heard = self.screen(from, &bytes).and_then(|bytes| {
-                    self.foca.handle_data(&bytes, &mut self.outbox).map_err(|error| error.to_string())
-                });
-                if let Err(why) = heard {
+                if let Err(why) = self.hear(from, &bytes) {
                     effects.push(MembershipEffect::Refused { from, why });
                 }
             }
-            MembershipEvent::Timer(MembershipTimer(Timer::Foca(timer))) => {
-                // foca 2.0 tells a suspect that it is dead when its time is up, even if it has objected.
-                if !self.has_objected(&timer) {
-                    // The errors say that timers came late or out of order; it starts another probe and goes on.
-                    let _ = self.foca.handle_timer(timer, &mut self.outbox);
-                }
+            MembershipEvent::Timer(MembershipTimer(Timer::Foca(timer @ foca::Timer::ProbeRandomMember(_))))
+                if !self.settings.probe_rest.is_zero() && !self.probe.is_unanswered() =>
+            {
+                let timer = MembershipTimer(Timer::Rested(timer));
+                effects.push(MembershipEffect::SetTimer { after: self.settings.probe_rest, timer });
+            }
+            MembershipEvent::Timer(MembershipTimer(Timer::Foca(timer) | Timer::Rested(timer))) => {
+                self.timer(timer, &mut effects);
             }
             MembershipEvent::Timer(MembershipTimer(Timer::Call)) => {
                 self.call_some();
                 effects.push(self.call_later());
             }
             MembershipEvent::Introduce(peers) => {
-                let others: Vec<PeerTag> = peers.into_iter().filter(|peer| *peer != self.me).collect();
-                self.roster.extend(&others);
+                let others = self.enroll(peers, &mut effects);
                 for peer in others {
                     self.call(peer);
                 }
-                if !self.calling {
-                    self.calling = true;
-                    effects.push(self.call_later());
-                }
+            }
+            MembershipEvent::Expect(peers) => {
+                self.enroll(peers, &mut effects);
             }
             MembershipEvent::Leave => {
                 self.left = true;
@@ -217,12 +163,24 @@ impl Membership {
         effects
     }
 
+    /// Tells these peers what is known here of that one: for news that some need at once and that would reach them too
+    /// late with the probes. They need not be on this peer's roster; those known dead are left out.
+    pub fn tell(&self, news_of: PeerTag, to: impl IntoIterator<Item = PeerTag>) -> Vec<MembershipEffect> {
+        let Some(bytes) = self.known(news_of).and_then(|news| encode_news(news).ok()) else { return Vec::new() };
+        let dead = |peer: PeerTag| self.roster.contains(&peer) && !self.alive.contains(&peer);
+        let others = to.into_iter().filter(|peer| *peer != self.me && *peer != news_of && !dead(*peer));
+        others.map(|to| MembershipEffect::Send { to, bytes: bytes.clone() }).collect()
+    }
+
+    fn known(&self, peer: PeerTag) -> Option<&foca::Member<Member>> {
+        self.foca.iter_membership_state().find(|member| member.id().tag == peer)
+    }
+
     /// This peer is off the roster: it is neither alive nor called nor listened to any more.
     pub fn forget(&mut self, peer: PeerTag) -> Vec<MembershipEffect> {
         let mut effects = Vec::new();
         self.roster.remove(&peer);
-        let known = self.foca.iter_membership_state().map(|member| *member.id()).find(|member| member.tag == peer);
-        if let Some(member) = known {
+        if let Some(member) = self.known(peer).map(|member| *member.id()) {
             let down = std::iter::once(foca::Member::down(member));
             let _ = self.foca.apply_many(down, false, &mut self.outbox);
             let _ = self.foca.handle_timer(foca::Timer::RemoveDown(member), &mut self.outbox);
@@ -231,11 +189,57 @@ impl Membership {
         effects
     }
 
+    /// Puts peers on the roster; those of them that are others are handed back.
+    fn enroll(&mut self, peers: Vec<PeerTag>, effects: &mut Vec<MembershipEffect>) -> Vec<PeerTag> {
+        let others: Vec<PeerTag> = peers.into_iter().filter(|peer| *peer != self.me).collect();
+        self.roster.extend(&others);
+        if !self.calling {
+            self.calling = true;
+            effects.push(self.call_later());
+        }
+        others
+    }
+
+    fn timer(&mut self, timer: foca::Timer<Member>, effects: &mut Vec<MembershipEffect>) {
+        // foca 2.0 tells a suspect that it is dead when its time is up, even if it has objected.
+        if self.has_objected(&timer) {
+            return;
+        }
+        let verdict = matches!(timer, foca::Timer::ProbeRandomMember(_));
+        let silent = if verdict { self.probe.end() } else { None };
+        // The errors say that timers came late or out of order; it starts another probe and goes on.
+        let _ = self.foca.handle_timer(timer, &mut self.outbox);
+        if let (Some(silent), None) = (silent, self.settings.gossip_period) {
+            // Without gossip nobody would tell the suspect that it has to object.
+            let suspect = self.foca.iter_members().find(|member| *member.id() == silent);
+            let suspect = suspect.filter(|member| member.state() == foca::State::Suspect);
+            if let Some(bytes) = suspect.and_then(|suspect| self.probe.last_chance(*self.foca.identity(), suspect).ok())
+            {
+                effects.push(MembershipEffect::Send { to: silent.tag, bytes });
+            }
+        }
+    }
+
     /// Whether this timer would declare a suspect dead that is no longer one.
     fn has_objected(&self, timer: &foca::Timer<Member>) -> bool {
         let foca::Timer::ChangeSuspectToDown { member_id, incarnation, .. } = timer else { return false };
         let suspect = foca::Member::new(*member_id, *incarnation, foca::State::Suspect);
         !self.foca.iter_members().any(|member| *member == suspect)
+    }
+
+    fn hear(&mut self, from: PeerTag, bytes: &Bytes) -> Result<(), String> {
+        let heard = match decode_news(bytes).map_err(|error| error.to_string())? {
+            Some(news) if news.id().tag == self.me || self.roster.contains(&news.id().tag) => {
+                self.foca.apply_many(std::iter::once(news), true, &mut self.outbox)
+            }
+            Some(news) => return Err(format!("it tells of peer {}, which is not on the roster", news.id().tag)),
+            None => {
+                let bytes = self.screen(from, bytes)?;
+                self.probe.received(&bytes);
+                self.foca.handle_data(&bytes, &mut self.outbox)
+            }
+        };
+        heard.map_err(|error| error.to_string())
     }
 
     /// Passes on what may be listened to: the sender is who it says, and it and everybody it talks of is on the
@@ -286,7 +290,7 @@ impl Membership {
         let missing = |peer: &&PeerTag| !self.alive.contains(peer);
         let after = self.roster.range((std::ops::Bound::Excluded(self.called), std::ops::Bound::Unbounded));
         let before = self.roster.range(..=self.called);
-        let some: Vec<PeerTag> = after.chain(before).filter(missing).take(CALLS).copied().collect();
+        let some: Vec<PeerTag> = after.chain(before).filter(missing).take(self.settings.calls).copied().collect();
         for peer in some {
             self.called = peer;
             self.call(peer);
@@ -322,7 +326,7 @@ impl Membership {
                 _ => {}
             }
         }
-        if news && !self.left {
+        if news && !self.left && self.settings.gossip_period.is_some() {
             // Told on at once rather than with the next probe: news crosses the share in a few hops.
             let _ = self.foca.gossip(&mut self.outbox);
         }
@@ -336,6 +340,7 @@ impl Membership {
             self.call_some();
         }
         while let Some((to, bytes)) = self.outbox.to_send() {
+            self.probe.sent(&bytes);
             if self.roster.contains(&to.tag) {
                 effects.push(MembershipEffect::Send { to: to.tag, bytes });
             }

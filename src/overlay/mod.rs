@@ -6,6 +6,11 @@
 
 mod codec;
 mod membership;
+mod probe;
+mod settings;
+mod view;
 
 pub use codec::{DATAGRAM_BYTES, Member};
-pub use membership::{Membership, MembershipEffect, MembershipEvent, MembershipTimer, Settings};
+pub use membership::{Membership, MembershipEffect, MembershipEvent, MembershipTimer};
+pub use settings::Settings;
+pub use view::{VIEW_EACH_WAY, neighbours};

@@ -2,5 +2,7 @@
 //! Pure: the same scenario and seed give the same figures on every machine.
 
 pub mod chance;
+pub mod churn;
 pub mod faults;
+pub mod network;
 pub mod queue;

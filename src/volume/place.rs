@@ -42,8 +42,8 @@ pub(super) struct Placer {
     shunned: Mutex<HashMap<PeerTag, Instant>>,
     /// Groups with shards that may not be on stable storage.
     unsynced: Mutex<BTreeMap<GroupId, Unsynced>>,
-    /// When each group was last given a block, and whom its shards went to.
-    used: Mutex<BTreeMap<GroupId, (Instant, Arc<[PeerTag]>)>>,
+    /// The groups that were given blocks lately.
+    used: Mutex<BTreeMap<GroupId, Used>>,
     /// One makes durable at a time: the next has less to do.
     syncing: tokio::sync::Mutex<()>,
 }
@@ -55,6 +55,13 @@ struct OpenGroup {
     blocks: u32,
     /// Peers that could have been seated when it was opened.
     usable: usize,
+}
+
+/// A group that was given a block.
+struct Used {
+    at: Instant,
+    /// Whom the block's shards went to.
+    seats: Arc<[PeerTag]>,
 }
 
 #[derive(Clone)]
@@ -83,7 +90,7 @@ impl Placer {
     /// Whether the participants that this writer put a group's last shards to still sit in it: healing may have
     /// seated others, and an op that names a block must find its shards where the seats say.
     pub fn still_sit(&self, namespace: &Namespace, group: GroupId) -> bool {
-        let used = self.used.lock().get(&group).map(|(_, seats)| seats.clone());
+        let used = self.used.lock().get(&group).map(|used| used.seats.clone());
         used.is_some_and(|seats| namespace.group(group).is_some_and(|now| sit(now, &seats)))
     }
 }
@@ -203,7 +210,7 @@ impl Volume {
             let there = inner.control.namespace().group(group.id).is_some_and(|now| sit(now, &group.seats));
             if there && alive && !cramped && !resized && group.blocks < GROUP_BLOCKS {
                 group.blocks += 1;
-                inner.placer.used.lock().insert(group.id, (Instant::now(), group.seats.clone()));
+                inner.placer.used.lock().insert(group.id, Used { at: Instant::now(), seats: group.seats.clone() });
                 return Ok(Some((geometry, group.clone())));
             }
             if !alive && group.blocks < GROUP_BLOCKS {
@@ -220,13 +227,13 @@ impl Volume {
         inner.control.change(&mut |_| Ok(vec![change.clone()]))?;
         let group = OpenGroup { id, seats: seats.into(), blocks: 1, usable: usable.len() };
         tracing::debug!(group = %id, %policy, %geometry, seats = ?group.seats, "opened a group");
-        inner.placer.used.lock().insert(id, (Instant::now(), group.seats.clone()));
+        inner.placer.used.lock().insert(id, Used { at: Instant::now(), seats: group.seats.clone() });
         open.insert((policy, geometry), group.clone());
         Ok(Some((geometry, group)))
     }
 
     /// Closes groups of this peer, and of peers off the roster, that nothing refers to and nobody will put anything
-    /// into: a writer that takes longer than [`BUSY`] to name a block stores it anew.
+    /// into: a writer that takes longer than two minutes to name a block stores it anew.
     pub fn close_groups(&self) -> Result<(), Errno> {
         let inner = &self.inner;
         let me = inner.control.me();
@@ -234,7 +241,7 @@ impl Volume {
         let mut open = inner.placer.open.lock();
         let busy: BTreeSet<GroupId> = {
             let mut used = inner.placer.used.lock();
-            used.retain(|_, (at, _)| at.elapsed() < BUSY);
+            used.retain(|_, used| used.at.elapsed() < BUSY);
             used.keys().copied().collect()
         };
         inner.control.change(&mut |namespace| {

@@ -176,7 +176,8 @@ fn a_group_that_lost_two_is_filled_once_for_both_after_the_grace_time() {
     let mut w = World::new(8, quick());
     let group = w.rs(&[0, 1, 2, 3, 4, 5]);
     w.pass(3);
-    (w.alive(4, false), w.alive(5, false));
+    w.alive(4, false);
+    w.alive(5, false);
     w.pass(9);
     assert_eq!((w.state(group), w.acts.len()), (State::Cold, 0));
     w.pass(1);
@@ -317,7 +318,8 @@ fn a_death_makes_no_group_reshape() {
 fn second_slots_are_taken_only_where_more_losses_are_survived_by_them() {
     let mut w = World::new(6, quick());
     let group = w.rs(&[0, 1, 2, 3, 4, 5]);
-    (w.alive(4, false), w.alive(5, false));
+    w.alive(4, false);
+    w.alive(5, false);
     w.pass(12);
     let live = |w: &World| (0..6).filter(|slot| w.seats(group, *slot).len() > 1).count();
     assert_eq!((w.acts.len(), live(&w)), (1, 2), "six shards on four machines survive one loss, four do not");
@@ -405,7 +407,8 @@ fn the_least_redundant_group_comes_first() {
     );
     let one = w.rs(&[0, 1, 2, 3, 4, 6]);
     let two = w.rs(&[0, 1, 2, 3, 6, 7]);
-    (w.alive(6, false), w.alive(7, false));
+    w.alive(6, false);
+    w.alive(7, false);
     let healing = w.healings.get_mut(&w.candidates[0].peer).expect("it is there");
     let effects = healing.look(&w.namespace, &w.candidates, SECOND, WallTime(0));
     assert!(matches!(&effects[0], HealingEffect::Begin(work) if work.group() == two), "{effects:?} before {one}");

@@ -31,11 +31,17 @@ struct Share {
     news: Vec<(u64, PeerTag, MembershipEffect)>,
     sent: u64,
     size: u32,
+    settings: Settings,
 }
 
 impl Share {
     /// `size` peers, started within half a second, that have met.
     fn of(size: u32, seed: u64) -> Share {
+        Share::with(size, seed, Settings::default(), 5 * SECOND)
+    }
+
+    /// The same with these settings, after so long.
+    fn with(size: u32, seed: u64, settings: Settings, met: u64) -> Share {
         let mut share = Share {
             now: 0,
             peers: BTreeMap::new(),
@@ -48,13 +54,14 @@ impl Share {
             news: Vec::new(),
             sent: 0,
             size,
+            settings,
         };
         for tag in 1..=size {
             share.start(tag, CLOCK);
             let pause = share.random.random_range(0..500 * MS) / u64::from(size);
             share.run(pause);
         }
-        share.run(5 * SECOND);
+        share.run(met);
         assert_eq!(share.views(), share.whole(), "all have met");
         share.news.clear();
         share
@@ -66,7 +73,7 @@ impl Share {
         *self.lives.entry(peer).or_default() += 1;
         let seed = self.random.random();
         let member = Member { tag: peer, generation: clock + self.now / MS };
-        self.peers.insert(peer, Membership::new(member, Settings::default(), seed));
+        self.peers.insert(peer, Membership::new(member, self.settings, seed));
         self.event(peer, MembershipEvent::Introduce((1..=self.size).map(PeerTag).collect()));
     }
 
@@ -321,6 +328,116 @@ fn news_of_strangers_and_from_strangers_is_not_believed() {
     }
     assert!(heard.contains(&MembershipEffect::Up(PeerTag(2))));
     assert!(!one.is_alive(PeerTag(3)) && !heard.contains(&MembershipEffect::Up(PeerTag(3))));
+}
+
+/// The first to find out that a killed peer is dead tells those who need to know; how long that took, in milliseconds.
+fn found_and_told(share: &mut Share, killed: u32, to: &[u32]) -> u64 {
+    let since = share.now;
+    share.kill(killed);
+    let down = MembershipEffect::Down(PeerTag(killed));
+    while !share.news.iter().any(|(_, _, what)| *what == down) {
+        assert!(share.now < since + 60 * SECOND, "nobody found out");
+        share.run(SECOND / 100);
+    }
+    let (at, finder, _) = share.news.iter().find(|(_, _, what)| *what == down).cloned().expect("it was found");
+    let told = share.peers[&finder].tell(PeerTag(killed), to.iter().map(|tag| PeerTag(*tag)));
+    told.into_iter().for_each(|effect| share.effect(finder, effect));
+    share.run(SECOND / 100);
+    assert!(to.iter().all(|tag| !share.peers[&PeerTag(*tag)].is_alive(PeerTag(killed))), "{finder} told {to:?}");
+    (at - since) / MS
+}
+
+#[test]
+fn frugal_peers_find_the_dead_in_a_cycle_or_so_and_tell_who_needs_to_know() {
+    let mut took = Vec::new();
+    for seed in 0..20 {
+        let mut share = Share::with(30, seed, Settings::frugal(Duration::from_millis(2500)), 60 * SECOND);
+        let pause = share.random.random_range(0..3 * SECOND);
+        share.run(pause);
+        took.push(found_and_told(&mut share, 7, &[3, 12, 29]));
+    }
+    // A cycle until somebody's probe on average, and 0.7 s until its verdict.
+    let mean = took.iter().sum::<u64>() / took.len() as u64;
+    assert!((1500..5000).contains(&mean), "{took:?}");
+}
+
+#[test]
+fn peers_in_high_churn_find_the_dead_in_little_more_than_a_second() {
+    let took: Vec<u64> = (0..20)
+        .map(|seed| found_and_told(&mut Share::with(30, seed, Settings::high_churn(), 30 * SECOND), 7, &[3, 12, 29]))
+        .collect();
+    let mean = took.iter().sum::<u64>() / took.len() as u64;
+    assert!((700..1700).contains(&mean), "{took:?}");
+}
+
+#[test]
+fn a_frugal_peer_sends_two_datagrams_a_cycle() {
+    for size in [6, 60] {
+        let mut share = Share::with(size, 9, Settings::frugal(Duration::from_secs(2)), 60 * SECOND);
+        share.sent = 0;
+        share.run(60 * SECOND);
+        let a_minute = share.sent / u64::from(size);
+        assert!((55..=66).contains(&a_minute), "{size} peers: {a_minute} datagrams a peer and minute");
+    }
+}
+
+#[test]
+fn without_gossip_a_suspect_objects_all_the_same() {
+    for seed in 0..10 {
+        let mut share = Share::with(6, seed, Settings::frugal(Duration::from_secs(1)), 30 * SECOND);
+        share.lost = 20;
+        share.run(120 * SECOND);
+        assert_eq!(share.news, [], "seed {seed}");
+    }
+}
+
+#[test]
+fn both_sides_of_a_partition_of_frugal_peers_meet_again() {
+    let mut share = Share::with(6, 3, Settings::frugal(Duration::from_secs(1)), 30 * SECOND);
+    share.split = Some(PeerTag(4));
+    share.run(60 * SECOND);
+    for (peer, view) in share.views() {
+        assert!(view.iter().all(|other| (*other < 4) == (peer.0 < 4)), "{peer} {view:?}");
+    }
+    share.split = None;
+    share.run(120 * SECOND);
+    assert_eq!(share.views(), share.whole());
+}
+
+#[test]
+fn who_is_expected_is_not_called_but_believed() {
+    let mut one = Membership::new(Member { tag: PeerTag(1), generation: 1 }, Settings::default(), 0);
+    let mut two = Membership::new(Member { tag: PeerTag(2), generation: 1 }, Settings::default(), 0);
+    let effects = one.handle(MembershipEvent::Expect(vec![PeerTag(2)]));
+    assert!(!effects.iter().any(|effect| matches!(effect, MembershipEffect::Send { .. })), "{effects:?}");
+    let mut heard = Vec::new();
+    for effect in two.handle(MembershipEvent::Introduce(vec![PeerTag(1)])) {
+        if let MembershipEffect::Send { to: PeerTag(1), bytes } = effect {
+            heard.extend(one.handle(MembershipEvent::Datagram { from: PeerTag(2), bytes }));
+        }
+    }
+    assert!(heard.contains(&MembershipEffect::Up(PeerTag(2))));
+}
+
+#[test]
+fn news_comes_from_anybody_but_of_the_roster_only() {
+    let mut one = Membership::new(Member { tag: PeerTag(1), generation: 1 }, Settings::default(), 0);
+    let mut two = Membership::new(Member { tag: PeerTag(2), generation: 1 }, Settings::default(), 0);
+    one.handle(MembershipEvent::Expect(vec![PeerTag(2), PeerTag(3)]));
+    // Peer 1 is nobody it watches.
+    two.handle(MembershipEvent::Expect(vec![PeerTag(3), PeerTag(4)]));
+    let down = |tag| foca::Member::down(Member { tag: PeerTag(tag), generation: 5 });
+    for tag in [3, 4] {
+        two.foca.apply_many(std::iter::once(down(tag)), false, &mut two.outbox).unwrap();
+        for effect in two.tell(PeerTag(tag), [PeerTag(1), PeerTag(2), PeerTag(tag)]) {
+            let MembershipEffect::Send { to: PeerTag(1), bytes } = effect else { panic!("{effect:?}") };
+            // From a peer that is not on this roster.
+            let effects = one.handle(MembershipEvent::Datagram { from: PeerTag(9), bytes });
+            assert_eq!(matches!(effects[..], [MembershipEffect::Refused { .. }]), tag == 4, "{effects:?}");
+        }
+    }
+    assert!(one.known(PeerTag(3)).is_some_and(|member| member.state() == foca::State::Down));
+    assert!(one.known(PeerTag(4)).is_none());
 }
 
 proptest! {

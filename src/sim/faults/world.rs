@@ -226,14 +226,14 @@ impl<'a> World<'a> {
         let runs = |world: &World, n: usize, run| world.machines[n].is_up() && world.machines[n].run == run;
         match what {
             What::Timer(n, run, timer) if runs(self, n, run) => self.handle(n, Event::Timer(timer)),
-            What::Control { from, to, connection, message } => {
-                if self.connections.get(&(from.min(to), from.max(to))) == Some(&connection) {
-                    if self.chance.happens(self.plan.loss / 50.0) {
-                        return self.disconnect((from.min(to), from.max(to)));
-                    }
-                    let from = self.machines[from].tag;
-                    self.handle(to, Event::Control { from, message });
+            What::Control { from, to, connection, .. }
+                if self.connections.get(&(from.min(to), from.max(to))) != Some(&connection) => {}
+            What::Control { from, to, message, .. } => {
+                if self.chance.happens(self.plan.loss / 50.0) {
+                    return self.disconnect((from.min(to), from.max(to)));
                 }
+                let from = self.machines[from].tag;
+                self.handle(to, Event::Control { from, message });
             }
             What::Datagram { from, to, bytes } if self.reaches(from, to) => {
                 let from = self.machines[from].tag;

@@ -1,0 +1,67 @@
+//! The figures of a simulation for people, those that others published beside them.
+
+use crate::cli::output;
+use crate::sim::churn::{Scenario, Summary};
+
+pub fn churn(scenario: &Scenario, cases: &[Summary]) -> String {
+    let mut table = output::table(&[
+        "policy",
+        "churn",
+        "peers",
+        "kept",
+        "worst run",
+        "available",
+        "deaths",
+        "messages a run",
+        "a peer and s",
+        "found in",
+        "healed in",
+        "repair a peer and h",
+        "stored a byte",
+    ]);
+    for case in cases {
+        let name = if case.churn.is_empty() { "-" } else { &case.churn };
+        table.add_row([
+            case.policy.clone(),
+            name.to_owned(),
+            case.peers.to_string(),
+            percent(case.kept),
+            percent(case.kept_worst),
+            percent(case.available),
+            format!("{:.0}", case.deaths),
+            format!("{:.0}", case.membership_messages),
+            format!("{:.2}", case.membership_messages_per_peer_second),
+            time(case.detection_seconds),
+            time(case.healing_seconds),
+            output::bytes(case.repair_bytes_per_peer_hour as u64),
+            format!("{:.2}", case.stored_per_byte),
+        ]);
+    }
+    output::right(&mut table, &(2..13).collect::<Vec<_>>());
+    let runs = output::count(cases.first().map_or(0, |case| case.seeds), "run", "runs");
+    let mut text = format!("{}\n{runs} of each case.\n\n{}\n", scenario.title, output::text(&table));
+    if let Some(published) = &scenario.published {
+        let kept = published.kept.map(|kept| format!("kept {}", percent(kept)));
+        let messages = published.messages.map(|messages| format!("with {messages:.0} messages"));
+        let said: Vec<String> = kept.into_iter().chain(messages).collect();
+        text.push_str(&format!("\nPublished ({}): {}.\n", published.source, said.join(" ")));
+    }
+    for violation in cases.iter().flat_map(|case| &case.violations) {
+        text.push_str(&format!("broken: {violation}\n"));
+    }
+    text
+}
+
+/// Enough digits to tell 99.9 % from 100 %.
+fn percent(part: f64) -> String {
+    let percent = part * 100.0;
+    if percent == 100.0 || percent < 99.0 { format!("{percent:.1} %") } else { format!("{:.3} %", percent.min(99.999)) }
+}
+
+fn time(seconds: f64) -> String {
+    match seconds {
+        s if s < 600.0 => format!("{s:.2} s"),
+        s if s < 36_000.0 => format!("{:.1} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}

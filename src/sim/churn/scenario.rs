@@ -1,0 +1,457 @@
+//! What a churn run is told: a TOML file, checked where it is read, so that a [`Scenario`] holds only what can be run.
+
+use crate::policy::Policy;
+use crate::sim::network::Links;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+use std::time::Duration;
+
+/// A run, or several that differ in policy, churn or size.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// What it shows, for the head of the table.
+    pub title: String,
+    #[serde(default = "hundred", deserialize_with = "peers")]
+    pub peers: u32,
+    /// Runs with each of these numbers of peers, instead of one with `peers`.
+    #[serde(default, deserialize_with = "many_peers")]
+    pub sizes: Vec<u32>,
+    /// How long churn lasts.
+    #[serde(deserialize_with = "span")]
+    pub time: Duration,
+    /// How long the share has afterwards to come to rest.
+    #[serde(default, deserialize_with = "span")]
+    pub settle: Duration,
+    #[serde(default = "three_copies", deserialize_with = "policies")]
+    pub policies: Vec<Policy>,
+    #[serde(default)]
+    pub items: Items,
+    #[serde(default)]
+    pub membership: Watch,
+    #[serde(default)]
+    pub healing: Heal,
+    #[serde(default)]
+    pub network: Net,
+    /// Runs with each of these, in the order of the file.
+    #[serde(deserialize_with = "some_churn")]
+    pub churn: Vec<Churn>,
+    /// What others published of the same experiment.
+    #[serde(default)]
+    pub published: Option<Published>,
+}
+
+/// What is stored.
+#[derive(Clone, Copy, PartialEq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Items {
+    /// Of each peer.
+    #[serde(deserialize_with = "a_peer")]
+    pub per_peer: u32,
+    #[serde(deserialize_with = "item_bytes")]
+    pub bytes: u64,
+}
+
+/// How a peer keeps an eye on others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Watch {
+    pub settings: WatchSettings,
+    /// For `frugal`: from one probe to the next.
+    #[serde(deserialize_with = "span")]
+    pub cycle: Duration,
+    /// For `within` and `oracle`: from a death to its being known.
+    #[serde(deserialize_with = "span")]
+    pub detection: Duration,
+    /// How many peers a newcomer calls; 0: all.
+    pub introduced: usize,
+    /// How many neighbours on each side are watched; 0: everybody is.
+    pub view: usize,
+}
+
+/// Which settings of membership.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WatchSettings {
+    Within,
+    Frugal,
+    HighChurn,
+    /// No membership at all: everybody knows of a death after `detection`, and nothing is sent. For months of virtual
+    /// time.
+    Oracle,
+}
+
+/// How groups come back to goldilocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Heal {
+    #[serde(deserialize_with = "span")]
+    pub repair_after: Duration,
+    #[serde(deserialize_with = "span")]
+    pub takeover: Duration,
+    pub at_once: usize,
+    /// Bytes a second that repair may take of each peer's link; 0: all.
+    pub bandwidth: u64,
+    /// How long a group may stay outside goldilocks after the last change in who of it lives.
+    #[serde(deserialize_with = "span")]
+    pub patience: Duration,
+}
+
+/// The network and where the peers are in it.
+#[derive(Clone, Copy, PartialEq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Net {
+    #[serde(deserialize_with = "span")]
+    pub latency: Duration,
+    #[serde(deserialize_with = "span")]
+    pub jitter: Duration,
+    #[serde(deserialize_with = "chance")]
+    pub loss: f64,
+    /// Bytes a second of each peer, out and in.
+    pub bandwidth: u64,
+    pub subnets: u32,
+    /// Whether placement knows the subnets.
+    pub diversity: bool,
+    /// A part of the peers is cut off from the others once, from `cut_at` for `cut_for`.
+    #[serde(deserialize_with = "chance")]
+    pub cut: f64,
+    #[serde(deserialize_with = "span")]
+    pub cut_at: Duration,
+    #[serde(deserialize_with = "span")]
+    pub cut_for: Duration,
+    /// Only what they hear is cut off; what they say arrives.
+    pub cut_one_way: bool,
+}
+
+impl Net {
+    pub fn links(&self) -> Links {
+        Links { latency: self.latency, jitter: self.jitter, loss: self.loss, bandwidth: self.bandwidth }
+    }
+}
+
+/// How peers come and go. Each kind is left out at 0.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Churn {
+    pub name: String,
+    /// The chance to die, cast by each peer each second; the dead are replaced by new, empty peers.
+    #[serde(deserialize_with = "chance")]
+    pub die_per_second: f64,
+    /// Mean time up, then mean time away with the disk intact; both end as likely at any moment.
+    #[serde(deserialize_with = "span")]
+    pub session: Duration,
+    #[serde(deserialize_with = "span")]
+    pub absence: Duration,
+    /// Mean time until a peer and its disk are gone for good, and a new, empty one comes.
+    #[serde(deserialize_with = "span")]
+    pub lifetime: Duration,
+    /// Mean time from one failure of a whole subnet to the next, anywhere.
+    #[serde(deserialize_with = "span")]
+    pub subnet_every: Duration,
+    /// How long a failed subnet is away; 0: its disks are gone for good.
+    #[serde(deserialize_with = "span")]
+    pub subnet_outage: Duration,
+}
+
+/// Figures of others.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Published {
+    pub source: String,
+    #[serde(default)]
+    pub kept: Option<f64>,
+    #[serde(default)]
+    pub messages: Option<f64>,
+}
+
+impl Default for Items {
+    fn default() -> Self {
+        Items { per_peer: 1, bytes: 1 << 20 }
+    }
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Watch {
+            settings: WatchSettings::Within,
+            cycle: Duration::from_millis(2500),
+            detection: Duration::from_secs(3),
+            introduced: 0,
+            view: 0,
+        }
+    }
+}
+
+impl Default for Heal {
+    /// As the real peer's.
+    fn default() -> Self {
+        let real = crate::group::HealingSettings::default();
+        Heal {
+            repair_after: real.repair_after,
+            takeover: real.takeover,
+            at_once: real.at_once,
+            bandwidth: 0,
+            patience: Duration::from_secs(120),
+        }
+    }
+}
+
+impl Default for Net {
+    /// Machines of one town, 100 Mbit/s each.
+    fn default() -> Self {
+        Net {
+            latency: Duration::from_millis(10),
+            jitter: Duration::from_millis(10),
+            loss: 0.0,
+            bandwidth: 12_500_000,
+            subnets: 1,
+            diversity: true,
+            cut: 0.0,
+            cut_at: Duration::ZERO,
+            cut_for: Duration::ZERO,
+            cut_one_way: false,
+        }
+    }
+}
+
+/// Why there is no scenario, by what the person has to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    #[error("{}{why}; correct it, or take it out to have the default", line.map_or(String::new(), |line| format!("line {line}: ")))]
+    File { line: Option<usize>, why: String },
+    #[error("{flag}: {why}; correct the flag, or leave it out")]
+    Flag { flag: String, why: String },
+}
+
+impl Scenario {
+    /// The scenario in this text, with what flags say (a name as `churn.die_per_second`, and a TOML value) over it.
+    pub fn parse(text: &str, flags: &[(String, String)]) -> Result<Scenario, ScenarioError> {
+        let mut scenario: Scenario = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            let line = before.map(|before| before.matches('\n').count() + 1);
+            ScenarioError::File { line, why: error.message().lines().collect::<Vec<_>>().join("; ") }
+        })?;
+        scenario.check().map_err(|why| ScenarioError::File { line: None, why })?;
+        let mut table: toml::Table = text.parse().unwrap_or_default();
+        for (name, value) in flags {
+            let wrong = |why: String| ScenarioError::Flag { flag: format!("--set {name}={value}"), why };
+            set(&mut table, name, value).map_err(wrong)?;
+            // After each, so that the error can name it.
+            scenario = table
+                .clone()
+                .try_into()
+                .map_err(|error: toml::de::Error| wrong(error.message().replace('\n', "; ")))?;
+            scenario.check().map_err(wrong)?;
+        }
+        Ok(scenario)
+    }
+
+    /// What no single value shows.
+    fn check(&self) -> Result<(), String> {
+        let slots = self.policies.iter().map(|policy| policy.geometry(usize::MAX).shards()).max().unwrap_or(0);
+        let fewest = self.sizes.iter().copied().min().unwrap_or(self.peers);
+        if slots > fewest as usize {
+            return Err(format!("{fewest} peers cannot hold {slots} shards each on a peer of its own"));
+        }
+        if self.time.is_zero() {
+            return Err("time is 0: give the time that churn lasts, such as \"60s\"".to_owned());
+        }
+        for churn in &self.churn {
+            if churn.session.is_zero() != churn.absence.is_zero() {
+                return Err("churn has only one of session and absence: give both or neither".to_owned());
+            }
+        }
+        if self.membership.settings == WatchSettings::Frugal && self.membership.cycle < Duration::from_millis(450) {
+            return Err("membership.cycle is shorter than a probe takes, 450ms".to_owned());
+        }
+        if self.membership.detection < Duration::from_millis(100) {
+            return Err("membership.detection is below 100ms, which no network tells from chance".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// Sets a value in a table or, by its dotted name, in one of the tables in it; in each of several.
+fn set(table: &mut toml::Table, name: &str, value: &str) -> Result<(), String> {
+    let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("v"));
+    let value = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    match name.split_once('.') {
+        None => {
+            table.insert(name.to_owned(), value);
+            Ok(())
+        }
+        Some((outer, inner)) => match table.entry(outer).or_insert_with(|| toml::Value::Table(toml::Table::new())) {
+            toml::Value::Table(table) => set(table, inner, &value.to_string()),
+            toml::Value::Array(tables) => tables.iter_mut().try_for_each(|one| match one {
+                toml::Value::Table(table) => set(table, inner, &value.to_string()),
+                _ => Err(format!("{outer} is no table")),
+            }),
+            _ => Err(format!("{outer} is no table")),
+        },
+    }
+}
+
+fn hundred() -> u32 {
+    100
+}
+
+fn three_copies() -> Vec<Policy> {
+    vec![Policy::Replicate(3)]
+}
+
+/// The most peers of a run: what fits into the memory of a small machine.
+const MOST_PEERS: u32 = 20_000;
+
+fn in_range<E: serde::de::Error>(value: i64, least: u32, most: u32, what: &str) -> Result<u32, E> {
+    let fits = u32::try_from(value).ok().filter(|value| (least..=most).contains(value));
+    fits.ok_or_else(|| E::custom(format!("{value} is no number of {what}: use {least} to {most}")))
+}
+
+fn peers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    in_range(i64::deserialize(deserializer)?, 1, MOST_PEERS, "peers")
+}
+
+fn many_peers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
+    let all = Vec::<i64>::deserialize(deserializer)?;
+    all.into_iter().map(|value| in_range(value, 1, MOST_PEERS, "peers")).collect()
+}
+
+fn a_peer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    in_range(i64::deserialize(deserializer)?, 1, 10_000, "items a peer")
+}
+
+fn item_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    in_range(i64::deserialize(deserializer)?, 1, 1 << 30, "bytes").map(u64::from)
+}
+
+fn chance<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let value = f64::deserialize(deserializer)?;
+    if (0.0..=1.0).contains(&value) {
+        Ok(value)
+    } else {
+        Err(D::Error::custom(format!("{value} is no chance: use 0.0 to 1.0")))
+    }
+}
+
+fn policies<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Policy>, D::Error> {
+    let parse = |text: String| match text.parse::<Policy>().map_err(D::Error::custom)? {
+        Policy::Survive(_) => Err(D::Error::custom(format!(
+            "'{text}' takes the geometry that fits the peers there are; give that one, as replicate:N or rs:K+M"
+        ))),
+        policy => Ok(policy),
+    };
+    let all = Vec::<String>::deserialize(deserializer)?;
+    if all.is_empty() {
+        return Err(D::Error::custom("there is no policy; give at least one, such as [\"replicate:3\"]"));
+    }
+    all.into_iter().map(parse).collect()
+}
+
+/// One table, or several.
+fn some_churn<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Churn>, D::Error> {
+    struct OneOrMany;
+    impl<'de> serde::de::Visitor<'de> for OneOrMany {
+        type Value = Vec<Churn>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a table [churn], or several [[churn]]")
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Vec<Churn>, A::Error> {
+            Churn::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(|churn| vec![churn])
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, seq: A) -> Result<Vec<Churn>, A::Error> {
+            Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(seq))
+        }
+    }
+    deserializer.deserialize_any(OneOrMany)
+}
+
+/// A number and a unit, up to ten years: "250ms", "60s", "90m", "2h", "30d", "1y".
+fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_span(&text).ok_or_else(|| {
+        D::Error::custom(format!(
+            "'{text}' is no time: use a number and ms, s, m, h, d or y, such as \"90m\", up to 10y"
+        ))
+    })
+}
+
+fn parse_span(text: &str) -> Option<Duration> {
+    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
+    let (number, unit) = text.split_at(split);
+    let unit = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        "y" => 365.0 * 86_400.0,
+        _ => return None,
+    };
+    let seconds = number.parse::<f64>().ok()? * unit;
+    (0.0..=3650.0 * 86_400.0).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = "title = \"t\"\ntime = \"60s\"\n[churn]\ndie_per_second = 0.02\n";
+
+    fn refused(text: &str) -> String {
+        Scenario::parse(text, &[]).expect_err(text).to_string()
+    }
+
+    fn flag(name: &str, value: &str) -> Result<Scenario, ScenarioError> {
+        Scenario::parse(WHOLE, &[(name.to_owned(), value.to_owned())])
+    }
+
+    #[test]
+    fn what_is_not_said_has_its_default_and_flags_win() {
+        let scenario = Scenario::parse(WHOLE, &[]).unwrap();
+        assert_eq!((scenario.peers, scenario.items, scenario.churn.len()), (100, Items::default(), 1));
+        assert_eq!(flag("churn.die_per_second", "0.5").unwrap().churn[0].die_per_second, 0.5);
+        assert_eq!(flag("peers", "7").unwrap().peers, 7);
+        assert_eq!(flag("policies", "[\"rs:4+2\"]").unwrap().policies, ["rs:4+2".parse().unwrap()]);
+        assert_eq!(flag("time", "2m").unwrap().time, Duration::from_secs(120));
+    }
+
+    #[test]
+    fn a_wrong_key_or_value_is_named_with_its_line_and_what_would_do() {
+        let unknown = refused(&format!("{WHOLE}speed = 3\n"));
+        assert!(
+            unknown.contains("line 5") && unknown.contains("speed") && unknown.contains("die_per_second"),
+            "{unknown}"
+        );
+        let chance = refused("title = \"t\"\ntime = \"60s\"\n[churn]\ndie_per_second = 2.0\n");
+        assert!(chance.contains("line 4") && chance.contains("0.0 to 1.0"), "{chance}");
+        let time = refused("title = \"t\"\ntime = \"long\"\n[churn]\n");
+        assert!(time.contains("line 2") && time.contains("\"90m\""), "{time}");
+        let policy = refused(&format!("policies = [\"survive:2\"]\n{WHOLE}"));
+        assert!(policy.contains("line 1") && policy.contains("rs:K+M"), "{policy}");
+        let few = refused(&format!("peers = 2\n{WHOLE}"));
+        assert!(few.contains("2 peers cannot hold 3 shards"), "{few}");
+        assert!(refused("title = \"t\"\n[churn]\n").contains("time"));
+    }
+
+    #[test]
+    fn a_wrong_flag_is_named() {
+        let wrong = |name, value| flag(name, value).expect_err(name).to_string();
+        assert!(wrong("peers", "0").contains("--set peers=0") && wrong("peers", "0").contains("1 to"));
+        assert!(wrong("chrun.session", "1h").contains("chrun"));
+        assert!(wrong("churn.session", "1h").contains("both or neither"));
+        assert!(wrong("title.x", "1").contains("title is no table"));
+    }
+
+    #[test]
+    fn times_have_a_unit_and_an_end() {
+        let seconds = |text| parse_span(text).map(|time| time.as_secs_f64());
+        assert_eq!(
+            ["250ms", "60s", "1.5h", "1y"].map(seconds),
+            [Some(0.25), Some(60.0), Some(5400.0), Some(31_536_000.0)]
+        );
+        assert_eq!(["", "5", "h", "-1s", "11y", "1w"].map(seconds), [None; 6]);
+    }
+}

@@ -1,0 +1,74 @@
+//! Runs of churn: what they keep, that they can be run again, and that the checkers hold.
+
+use super::*;
+
+fn scenario(text: &str) -> Scenario {
+    Scenario::parse(text, &[]).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// Runs every case with these seeds; the figures, with nothing violated.
+fn run(text: &str, seeds: std::ops::Range<u64>) -> Vec<Figures> {
+    let mut all = Vec::new();
+    for case in Case::of(&scenario(text)) {
+        for seed in seeds.clone() {
+            let figures = case.run(seed);
+            assert_eq!(figures.violations, Vec::<String>::new(), "seed {seed}");
+            all.push(figures);
+        }
+    }
+    all
+}
+
+const CALM: &str = r#"
+title = "calm"
+peers = 12
+time = "60s"
+[membership]
+settings = "frugal"
+[churn]
+"#;
+
+#[test]
+fn without_churn_nothing_moves_and_nothing_is_lost() {
+    for figures in run(CALM, 0..3) {
+        assert_eq!((figures.items, figures.items_lost, figures.deaths, figures.mistaken), (12, 0, 0, 0));
+        assert_eq!((figures.repair_bytes, figures.upkeep_messages), (0, 0));
+        assert_eq!(figures.stored_bytes, 3 * figures.data_bytes);
+        assert_eq!(figures.readable, figures.looks);
+    }
+}
+
+const LOSSES: &str = r#"
+title = "losses"
+peers = 20
+time = "120s"
+settle = "60s"
+policies = ["replicate:3", "rs:4+2"]
+[items]
+bytes = 3000000
+[membership]
+settings = "high-churn"
+introduced = 2
+[healing]
+repair_after = "0s"
+patience = "60s"
+[churn]
+die_per_second = 0.001
+"#;
+
+#[test]
+fn rare_losses_are_made_good_within_the_budget() {
+    let runs = run(LOSSES, 0..4);
+    assert!(runs.iter().map(|run| run.deaths).sum::<u64>() > 4);
+    for figures in runs {
+        assert_eq!(figures.items_lost, 0, "seed {}", figures.seed);
+        assert!(figures.repair_read_bytes <= 4 * figures.repair_made_bytes);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_figures() {
+    let cases = Case::of(&scenario(LOSSES));
+    assert_eq!(cases[1].run(7), cases[1].run(7));
+    assert_ne!(cases[1].run(7), cases[1].run(8));
+}
