@@ -5,6 +5,7 @@ mod coherence;
 mod commands;
 mod groups;
 mod harness;
+mod healing;
 mod joining;
 mod namespaces;
 mod promises;

@@ -18,8 +18,6 @@ pub(super) const VOLUME_BYTES: u64 = 64 << 20;
 /// Volumes kept open.
 const OPEN_FILES: usize = 32;
 const PAGE: u64 = 4096;
-/// A volume without live records that takes no more than this is appended to again.
-const KEPT_BYTES: u64 = 64 << 10;
 
 const MAGIC: &[u8; 8] = b"SHOALVOL";
 const VERSION: u32 = 1;
@@ -157,7 +155,7 @@ impl Volumes {
     fn delete_if_empty(&mut self, number: u32) -> io::Result<()> {
         // The one that is appended to goes too where what is dead in it takes space.
         let active = self.active == Some(number);
-        let useless = |volume: &Volume| volume.live == 0 && !volume.strange && (!active || volume.disk > KEPT_BYTES);
+        let useless = |volume: &Volume| volume.live == 0 && !volume.strange && (!active || volume.disk > PAGE);
         if self.volumes.get(&number).is_some_and(useless) {
             self.active = self.active.filter(|_| !active);
             std::fs::remove_file(self.path(number))?;

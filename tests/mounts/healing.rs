@@ -1,0 +1,136 @@
+//! Groups that come back to goldilocks by themselves: with real processes, real disks and real loss.
+
+use crate::harness::{Cluster, tree};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+/// Detection, the absence that is put up with, and the rebuilding of little data.
+const HEALED: Duration = Duration::from_secs(60);
+
+/// What nobody needs is kept for a minute after it was last put.
+const FREED: Duration = Duration::from_secs(120);
+
+/// A share whose machines wait only a second for one that is dead, mounted on machine 0.
+fn impatient(machines: usize, policy: &str) -> Cluster {
+    let mut cluster = Cluster::loopback(machines);
+    (0..machines).for_each(|i| start(&mut cluster, i));
+    cluster.all_in_sight();
+    mounted(&mut cluster, policy);
+    cluster
+}
+
+/// Starts a machine that waits only a second for one that is dead.
+fn start(cluster: &mut Cluster, i: usize) {
+    if i == 0 {
+        cluster.init(0);
+    } else {
+        let ticket = cluster.invite(0);
+        cluster.join(i, &ticket);
+    }
+    let config = cluster.home(i).join("config.toml");
+    let mut config = fs::OpenOptions::new().append(true).open(config).unwrap();
+    writeln!(config, "repair_after_s = 1").unwrap();
+    cluster.serve(i);
+}
+
+fn mounted(cluster: &mut Cluster, policy: &str) {
+    let mountpoint = cluster.mount(0);
+    cluster.run(0, &["policy", mountpoint.to_str().unwrap(), policy]).ok();
+}
+
+fn groups(cluster: &Cluster, i: usize) -> Vec<Value> {
+    cluster.json(i, &["groups"]).as_array().unwrap().clone()
+}
+
+fn all_goldilocks(cluster: &Cluster, i: usize) -> bool {
+    let groups = groups(cluster, i);
+    !groups.is_empty() && groups.iter().all(|group| group["state"] == "goldilocks")
+}
+
+/// The live participants of all groups.
+fn seated(cluster: &Cluster, i: usize) -> BTreeSet<String> {
+    let participants = groups(cluster, i)
+        .into_iter()
+        .flat_map(|group| group["slots"].as_array().unwrap().clone())
+        .flat_map(|slot| slot["participants"].as_array().unwrap().clone());
+    participants.filter(|one| one["alive"] == true).map(|one| one["peer"].as_str().unwrap().to_owned()).collect()
+}
+
+fn id(cluster: &Cluster, i: usize) -> String {
+    cluster.id(i).as_str().unwrap().to_owned()
+}
+
+fn same(path: &Path, content: &[u8]) -> bool {
+    fs::read(path).is_ok_and(|found| found == content)
+}
+
+#[test]
+fn dead_machines_slots_are_taken_over_and_one_that_returns_settles() {
+    let mut cluster = impatient(8, "rs:4+2");
+    let content = tree::noise(7, 9 << 20);
+    fs::write(cluster.path(0).join("file"), &content).unwrap();
+    let dead: Vec<usize> = (1..8).filter(|i| seated(&cluster, 0).contains(&id(&cluster, *i))).take(2).collect();
+    let names: Vec<String> = dead.iter().map(|i| id(&cluster, *i)).collect();
+    cluster.kill_all(&dead);
+    cluster.wait_until(HEALED, "others hold the dead machines' slots", |c| {
+        all_goldilocks(c, 0) && names.iter().all(|name| !seated(c, 0).contains(name))
+    });
+    assert_eq!(cluster.status(0)["survives_now"], 2);
+    dead.iter().for_each(|i| cluster.restart(*i));
+    cluster.all_in_sight();
+    cluster.wait_until(HEALED, "the groups have settled", |c| all_goldilocks(c, 0));
+    // Any two more, and the data is there.
+    let more: Vec<usize> = (1..8).filter(|i| !dead.contains(i)).take(2).collect();
+    let reader = dead[0];
+    cluster.kill_all(&more);
+    let mountpoint = cluster.mount(reader);
+    assert!(same(&mountpoint.join("file"), &content));
+}
+
+#[test]
+fn a_machine_whose_disk_was_wiped_counts_as_empty_and_is_made_up_for() {
+    let mut cluster = impatient(4, "replicate:3");
+    let content = tree::noise(8, 3 << 20);
+    fs::write(cluster.path(0).join("file"), &content).unwrap();
+    let wiped = (1..4).find(|i| seated(&cluster, 0).contains(&id(&cluster, *i))).unwrap();
+    cluster.kill(wiped);
+    fs::remove_dir_all(cluster.home(wiped).join("shards")).unwrap();
+    cluster.restart(wiped);
+    cluster.all_in_sight();
+    cluster.wait_until(HEALED, "every block has three copies again", |c| {
+        let stored = c.status(0)["stored_bytes"].as_u64().unwrap();
+        all_goldilocks(c, 0) && stored >= 3 * content.len() as u64
+    });
+    let others: Vec<usize> = (1..4).filter(|i| *i != wiped).collect();
+    cluster.kill_all(&others);
+    assert!(same(&cluster.path(0).join("file"), &content));
+}
+
+#[test]
+fn a_share_grows_into_better_geometry_and_gives_back_what_is_deleted() {
+    let mut cluster = Cluster::loopback(3);
+    start(&mut cluster, 0);
+    mounted(&mut cluster, "survive:2");
+    let content = tree::noise(9, 4 << 20);
+    fs::write(cluster.path(0).join("file"), &content).unwrap();
+    assert_eq!(groups(&cluster, 0)[0]["geometry"], "1 copy");
+    (1..3).for_each(|i| start(&mut cluster, i));
+    cluster.all_in_sight();
+    cluster.wait_until(HEALED, "what was written before has the redundancy of three machines", |c| {
+        all_goldilocks(c, 0) && groups(c, 0).iter().all(|group| group["geometry"] == "2+1")
+    });
+    cluster.kill(2);
+    let mountpoint = cluster.mount(1);
+    assert!(same(&mountpoint.join("file"), &content));
+    cluster.restart(2);
+    cluster.all_in_sight();
+    fs::remove_file(mountpoint.join("file")).unwrap();
+    cluster.wait_until(FREED, "the space of what was deleted is back", |c| {
+        let status = c.status(0);
+        status["peers_answered"] == 3 && status["stored_bytes"].as_u64().unwrap() < content.len() as u64 / 100
+    });
+}
