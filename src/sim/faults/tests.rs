@@ -1,7 +1,7 @@
 use super::*;
 
 /// Seeds that the tests run through; `scripts/sim.sh` runs as many as one likes.
-const SEEDS: u64 = 20;
+const SEEDS: u64 = 200;
 
 #[test]
 fn shares_are_well_again_after_all_faults_at_once() {
