@@ -2,7 +2,7 @@
 //! one moment; between steps anything may befall.
 
 use super::machine::Open;
-use super::world::{File, What, World};
+use super::world::{File, GOODBYE, What, World};
 use crate::group::{Outcome, Work, choose};
 use crate::id::{BlockName, GroupId, Ino, PeerTag};
 use crate::namespace::{Change, Extent, Kind, NewBlock, Place, Seen, Source};
@@ -148,6 +148,11 @@ impl World<'_> {
                 let from = work.group();
                 let moved = self.change(n, vec![Change::Relocate { from, to, blocks: vec![name] }]) > 0;
                 self.reencode(n, work, left, whole && moved);
+            }
+            // Gone before anybody has heard of it, it would be waited for for ever.
+            Job::Off if !self.is_missed(n) => {
+                let run = self.machines[n].run;
+                self.queue.after(GOODBYE, What::Step { of: n, run, job: Job::Off });
             }
             Job::Off => {
                 self.machines[n].left = true;

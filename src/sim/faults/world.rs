@@ -22,6 +22,8 @@ const SYNC: Duration = Duration::from_millis(30);
 const ROUND: Duration = Duration::from_secs(5);
 const SCRUB: Duration = Duration::from_secs(60);
 const DIAL: Duration = Duration::from_millis(500);
+/// How often one that leaves looks whether somebody has heard of it.
+pub(super) const GOODBYE: Duration = Duration::from_secs(2);
 
 pub(super) enum What {
     Timer(usize, u64, Timer),
@@ -338,13 +340,7 @@ impl<'a> World<'a> {
     fn dial(&mut self) {
         // One that was killed over its goodbye stays away once anybody has heard that.
         for n in self.gone.clone() {
-            let (tag, taken_off) =
-                (self.machines[n].tag, |one: &Machine| one.is_up() && one.namespace.peer(one.tag).is_some());
-            let heard =
-                self.machines.iter().any(|one| one.tag != tag && taken_off(one) && one.namespace.peer(tag).is_none());
-            if heard && !self.machines[n].left && !self.machines[n].is_up() {
-                self.machines[n].left = true;
-            } else if heard && self.machines[n].is_up() {
+            if !self.machines[n].left && self.is_missed(n) {
                 self.machines[n].left = true;
                 self.stop(n, false);
             }
@@ -368,6 +364,14 @@ impl<'a> World<'a> {
             }
         }
         self.queue.after(DIAL, What::Dial);
+    }
+
+    /// Whether some other machine, itself on the roster, knows that this one is off it.
+    pub fn is_missed(&self, n: usize) -> bool {
+        let tag = self.machines[n].tag;
+        let knows =
+            |one: &Machine| one.is_up() && one.namespace.peer(one.tag).is_some() && one.namespace.peer(tag).is_none();
+        self.machines.iter().any(|one| one.tag != tag && knows(one))
     }
 
     fn disconnect(&mut self, (a, b): (usize, usize)) {
@@ -459,9 +463,8 @@ impl<'a> World<'a> {
         if leaving && !needed && heard {
             self.change(n, vec![Change::Evict { peer: tag }]);
             self.gone.insert(n);
-            // Long enough for the last words to arrive: `leave` waits for them.
             let run = self.machines[n].run;
-            self.queue.after(Duration::from_secs(2), What::Step { of: n, run, job: Job::Off });
+            self.queue.after(GOODBYE, What::Step { of: n, run, job: Job::Off });
         }
     }
 
