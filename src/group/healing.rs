@@ -144,11 +144,6 @@ impl Healing {
         self.cases.len()
     }
 
-    /// What this peer is at work on.
-    pub fn running(&self) -> impl Iterator<Item = &Work> {
-        self.running.values()
-    }
-
     /// Looks at everything; `elapsed` is the time since the last look. `candidates` are all peers of the roster, as
     /// this one sees them.
     pub fn look(

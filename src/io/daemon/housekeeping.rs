@@ -79,8 +79,8 @@ pub fn start(daemon: &Arc<Daemon>) {
 #[derive(Default)]
 struct Found {
     comparison: Comparison,
-    /// What the namespace was, and how many shards there were, when a round had nothing to do.
-    quiet: Option<(VersionVector, usize)>,
+    /// What the namespace was, and how many bytes the store took, when a round had nothing to do.
+    quiet: Option<(VersionVector, u64)>,
     quiet_rounds: u32,
 }
 
@@ -103,7 +103,7 @@ impl Daemon {
         if !self.host.has_caught_up() && self.host.roster().len() > 1 {
             return;
         }
-        let state = (self.host.namespace().vector().clone(), self.host.store().held().len());
+        let state = (self.host.namespace().vector().clone(), self.host.store().usage().stored);
         if found.quiet.as_ref() == Some(&state) && found.quiet_rounds < QUIET_ROUNDS {
             found.quiet_rounds += 1;
             return;
