@@ -6,7 +6,7 @@ use crate::id::{PeerKey, PeerTag};
 use crate::io::quic::{Handler, JoinOutcome};
 use crate::peer::Event;
 use crate::volume::Volume;
-use crate::volume::ports::{BoxFuture, Control, ShardError};
+use crate::volume::ports::{BoxFuture, ShardError};
 use crate::wire::{ControlMessage, Failure, JoinRequest, Request, Response, ShardHeader};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -83,7 +83,7 @@ impl Handler for PeerHandler {
 
     fn snapshot(&self, _from: PeerTag) -> BoxFuture<'_, Vec<Bytes>> {
         Box::pin(async move {
-            snapshot::to_chunks(&self.host.namespace().snapshot()).unwrap_or_else(|error| {
+            snapshot::pieces_of(&self.host).await.unwrap_or_else(|error| {
                 tracing::error!("the snapshot cannot be encoded: {error}");
                 Vec::new()
             })

@@ -8,6 +8,7 @@ use crate::wire::{InviteBook, Inviter, JoinRefusal, JoinRequest, JoinWelcome, Se
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The invitations of this peer, and the file they are kept in.
 pub struct Invitations {
@@ -55,7 +56,7 @@ pub fn issue(invitations: &Invitations, host: &Host, expires_secs: u64, uses: u3
 /// Lets a joiner in, or says why not. Its admission is on every connected peer before it is welcomed.
 pub async fn admit(
     invitations: &Invitations,
-    host: &Host,
+    host: &Arc<Host>,
     from: PeerKey,
     request: JoinRequest,
 ) -> Result<(JoinWelcome, Vec<Bytes>), JoinRefusal> {
@@ -73,10 +74,8 @@ pub async fn admit(
         admitted
     };
     host.settle(seq, false).await.map_err(|error| JoinRefusal::Unavailable(error.to_string()))?;
-    let namespace = host.namespace();
-    let roster = namespace.peers().map(|(tag, record)| (tag, record.clone())).collect();
-    let chunks =
-        snapshot::to_chunks(&namespace.snapshot()).map_err(|error| JoinRefusal::Unavailable(error.to_string()))?;
+    let chunks = snapshot::pieces_of(host).await.map_err(|error| JoinRefusal::Unavailable(error.to_string()))?;
+    let roster = host.namespace().peers().map(|(tag, record)| (tag, record.clone())).collect();
     Ok((JoinWelcome { your_tag: tag, roster }, chunks))
 }
 

@@ -1,10 +1,13 @@
 //! A snapshot of the namespace, cut into pieces that fit a message.
 
+use super::Host;
 use crate::id::PeerTag;
 use crate::namespace::{Key, Op, Record, Snapshot, VersionVector};
 use crate::time::Stamp;
+use crate::volume::ports::Control;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// A piece is closed once it is this large; one item (an op with its inline content, or an extended attribute)
 /// may carry it somewhat over.
@@ -25,6 +28,19 @@ pub enum SnapshotError {
     Malformed(#[from] postcard::Error),
     #[error("the snapshot does not begin with its head; update both machines to one version of shoal")]
     Headless,
+    #[error("the snapshot came to no end: {0}")]
+    Unfinished(#[from] tokio::task::JoinError),
+}
+
+/// The host's namespace as pieces. Nobody waits for more than the copying of its records: cutting and encoding them
+/// takes several times as long, and is done when the namespace is free again.
+pub async fn pieces_of(host: &Arc<Host>) -> Result<Vec<Bytes>, SnapshotError> {
+    let host = host.clone();
+    tokio::task::spawn_blocking(move || {
+        let snapshot = host.namespace().snapshot();
+        to_chunks(&snapshot)
+    })
+    .await?
 }
 
 /// The snapshot as pieces.
