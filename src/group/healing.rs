@@ -300,11 +300,7 @@ impl Healing {
         if let Some((slot, keeper)) = gives_up(self.me, group, around) {
             return Some((Wanted::Work(Work::Verify { group: id, slot, keeper }), 0));
         }
-        let slot_bytes = || {
-            let bytes =
-                |(_, block): (_, crate::namespace::Block)| group.geometry.shard_bytes(block.len as usize) as u64;
-            namespace.blocks_of(id).map(bytes).sum()
-        };
+        let slot_bytes = || slot_bytes(namespace, id, group);
         let random = id.0 ^ self.choices.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let calm = self.calm >= self.settings.repair_after;
         let wanted = match need(group, slot_bytes, around, calm, random)? {
@@ -342,7 +338,15 @@ impl Healing {
             let slots = live_slots(record, around);
             let outsider = slots.iter().all(|live| !live.contains(&emptiest.peer));
             let slot = slots.iter().position(|live| live.contains(&self.me))?;
-            let better = outsider && around.places_no_worse(emptiest.peer, self.me, slot, &slots);
+            let bytes = slot_bytes(namespace, group, record);
+            // Else the next look would move it back.
+            let after = Candidate {
+                stored: emptiest.stored.saturating_add(bytes),
+                free: emptiest.free.saturating_sub(bytes),
+                ..emptiest.clone()
+            };
+            let fits = bytes < emptiest.free && fullness(&after) <= fullness(fullest);
+            let better = outsider && fits && around.places_no_worse(emptiest.peer, self.me, slot, &slots);
             better.then(|| Work::Fill { group, seats: vec![(slot as u8, emptiest.peer)] })
         })
     }
@@ -352,6 +356,12 @@ impl Healing {
 enum Wanted {
     Work(Work),
     Change(Vec<Change>),
+}
+
+/// What the blocks of a group take in one slot, in bytes.
+fn slot_bytes(namespace: &Namespace, id: GroupId, group: &Group) -> u64 {
+    let bytes = |(_, block): (_, crate::namespace::Block)| group.geometry.shard_bytes(block.len as usize) as u64;
+    namespace.blocks_of(id).map(bytes).sum()
 }
 
 /// A number that is drawn once for each pair; the lowest leads.

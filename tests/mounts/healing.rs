@@ -1,6 +1,6 @@
 //! Groups that come back to goldilocks by themselves: with real processes, real disks and real loss.
 
-use crate::harness::{Cluster, tree};
+use crate::harness::{Cluster, tool, tree};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -133,4 +133,65 @@ fn a_share_grows_into_better_geometry_and_gives_back_what_is_deleted() {
         let status = c.status(0);
         status["peers_answered"] == 3 && status["stored_bytes"].as_u64().unwrap() < content.len() as u64 / 100
     });
+}
+
+/// Gives a machine that does not run yet a disk of so many MiB.
+fn small_disk(cluster: &Cluster, i: usize, mib: usize) {
+    assert!(tree::is_root(), "this test mounts a small disk, and needs root for that");
+    let home = cluster.home(i);
+    fs::create_dir_all(&home).unwrap();
+    tool(&["mount", "-t", "tmpfs", "-o", &format!("size={mib}m,mode=0700"), "small", home.to_str().unwrap()]);
+    fs::write(home.join("config.toml"), "reserve_percent = 1\nreserve_bytes = '1 MiB'\n").unwrap();
+}
+
+#[test]
+fn a_disk_that_is_nearly_full_is_passed_over() {
+    let mut cluster = Cluster::loopback(4);
+    small_disk(&cluster, 3, 96);
+    (0..4).for_each(|i| start(&mut cluster, i));
+    cluster.all_in_sight();
+    mounted(&mut cluster, "replicate:2");
+    let name = |i: u64| format!("file-{i}");
+    let files = 40;
+    for i in 0..files {
+        fs::write(cluster.path(0).join(name(i)), tree::noise(i + 100, 8 << 20)).unwrap();
+    }
+    cluster.wait_until(HEALED, "all files have their two copies", |c| all_goldilocks(c, 0));
+    cluster.kill(1);
+    for i in 0..files {
+        assert!(same(&cluster.path(0).join(name(i)), &tree::noise(i + 100, 8 << 20)), "file {i}");
+    }
+}
+
+#[test]
+fn a_full_share_says_so_loses_nothing_and_takes_files_again_when_some_are_deleted() {
+    let mut cluster = Cluster::loopback(3);
+    (0..3).for_each(|i| small_disk(&cluster, i, 96));
+    (0..3).for_each(|i| start(&mut cluster, i));
+    cluster.all_in_sight();
+    mounted(&mut cluster, "replicate:2");
+    let (dir, elsewhere) = (cluster.path(0), cluster.mount(1));
+    let name = |i: u64| format!("file-{i}");
+    let content = |i: u64| tree::noise(i + 200, 8 << 20);
+    let write = |i: u64| tree::write_closed(&dir.join(name(i)), &content(i));
+    let (last, error) = (0..40).find_map(|i| write(i).err().map(|error| (i, error))).expect("288 MiB take no 640 MiB");
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
+    for i in 0..last {
+        assert!(same(&elsewhere.join(name(i)), &content(i)), "file {i} of {last} was acknowledged");
+    }
+    // What could not be written is the beginning of the file, or nothing; it is never anything else.
+    let part = fs::read(elsewhere.join(name(last))).unwrap_or_default();
+    assert!(content(last).starts_with(&part), "{} bytes of the last file are wrong", part.len());
+    assert!(last > 4, "only {last} files of 8 MiB fit in two copies on 288 MiB");
+    (0..last / 2).chain([last]).for_each(|i| fs::remove_file(dir.join(name(i))).unwrap());
+    cluster.wait_until(FREED, "there is room again", |_| {
+        let fits = write(last).is_ok();
+        if !fits {
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        fits
+    });
+    for i in last / 2..=last {
+        assert!(same(&elsewhere.join(name(i)), &content(i)), "file {i}");
+    }
 }

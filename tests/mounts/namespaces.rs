@@ -74,19 +74,24 @@ fn a_machine_left_alone_answers_with_an_error_and_never_hangs() {
 }
 
 #[test]
-fn machines_in_three_subnets_form_one_share() {
+fn any_one_of_three_subnets_may_be_lost() {
     let mut cluster = Cluster::namespaces(6, 3);
     cluster.form(6);
-    let (a, b) = (cluster.mount(0), cluster.mount(1));
+    let mounts: Vec<_> = (0..3).map(|i| cluster.mount(i)).collect();
+    cluster.run(0, &["policy", mounts[0].to_str().unwrap(), "rs:4+2"]).ok();
     let bytes = tree::noise(5, 9 << 20);
-    fs::write(a.join("file"), &bytes).unwrap();
-    assert!(fs::read(b.join("file")).unwrap() == bytes);
-    // A whole subnet goes: two machines of six.
-    cluster.cut(2);
-    cluster.cut(5);
-    cluster.wait_until(DETECTION, "both are known dead", |c| !c.sees_alive(1, 2) && !c.sees_alive(1, 5));
-    cluster.restart(1);
-    assert!(fs::read(b.join("file")).unwrap() == bytes);
+    fs::write(mounts[0].join("file"), &bytes).unwrap();
+    assert!(fs::read(mounts[1].join("file")).unwrap() == bytes);
+    for lost in 0..3 {
+        let (gone, reader) = ([lost, lost + 3], (lost + 1) % 3);
+        gone.iter().for_each(|i| cluster.cut(*i));
+        cluster.wait_until(DETECTION, "both are known dead", |c| gone.iter().all(|i| !c.sees_alive(reader, *i)));
+        // A reader that has just started has nothing in its memory.
+        cluster.restart(reader);
+        assert!(fs::read(mounts[reader].join("file")).unwrap() == bytes, "without subnet {lost}");
+        gone.iter().for_each(|i| cluster.mend(*i));
+        cluster.all_in_sight();
+    }
 }
 
 #[test]

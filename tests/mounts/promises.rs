@@ -155,36 +155,10 @@ fn rot_on_one_disk_changes_no_byte_that_is_read() {
     let bytes = tree::noise(6, 8 << 20);
     fs::write(mount.join("file"), &bytes).unwrap();
     cluster.kill_all(&[0, 1]);
-    let flipped = flip_content(&cluster.home(1));
+    let flipped = tree::flip_shards(&cluster.home(1));
     assert!(flipped > 0, "no shard files were found in {}", cluster.home(1).display());
     cluster.restart(1);
     cluster.restart(0);
     cluster.all_in_sight();
     assert!(fs::read(mount.join("file")).unwrap() == bytes, "rot in {flipped} files of peer1 showed through");
-}
-
-/// Flips one byte in the middle of every large file of a home that is not its log or its tree.
-fn flip_content(home: &Path) -> usize {
-    let mut flipped = 0;
-    let mut dirs = vec![home.to_path_buf()];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(dir).unwrap().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                dirs.push(path);
-            } else if is_shard(&path) {
-                let mut bytes = fs::read(&path).unwrap();
-                let middle = bytes.len() / 2;
-                bytes[middle] ^= 0x40;
-                fs::write(&path, bytes).unwrap();
-                flipped += 1;
-            }
-        }
-    }
-    flipped
-}
-
-fn is_shard(path: &Path) -> bool {
-    let large = fs::metadata(path).is_ok_and(|m| m.len() > 100_000);
-    large && path.to_str().is_some_and(|p| p.contains("shard"))
 }

@@ -298,3 +298,42 @@ fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
         .map(|name| (name.clone(), xattr(path, &name).unwrap_or_else(|e| panic!("{name}: {e}"))))
         .collect()
 }
+
+/// Flips one byte in the middle of every large file of a home that is not its log or its tree; how many there were.
+pub fn flip_shards(home: &Path) -> usize {
+    let mut flipped = 0;
+    let mut dirs = vec![home.to_path_buf()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if is_shard(&path) {
+                let mut bytes = fs::read(&path).unwrap();
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 0x40;
+                fs::write(&path, bytes).unwrap();
+                flipped += 1;
+            }
+        }
+    }
+    flipped
+}
+
+fn is_shard(path: &Path) -> bool {
+    let large = fs::metadata(path).is_ok_and(|m| m.len() > 100_000);
+    large && path.to_str().is_some_and(|p| p.contains("shard"))
+}
+
+/// Writes a file, and says also what closing it says: `std` drops that.
+pub fn write_closed(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::fd::IntoRawFd;
+    let mut file = fs::File::create(path)?;
+    file.write_all(bytes)?;
+    // SAFETY: the descriptor is the file's own, and nobody else has it.
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
