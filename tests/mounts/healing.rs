@@ -4,7 +4,6 @@ use crate::harness::{Cluster, tool, tree};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -31,9 +30,7 @@ fn start(cluster: &mut Cluster, i: usize) {
         let ticket = cluster.invite(0);
         cluster.join(i, &ticket);
     }
-    let config = cluster.home(i).join("config.toml");
-    let mut config = fs::OpenOptions::new().append(true).open(config).unwrap();
-    writeln!(config, "repair_after_s = 1").unwrap();
+    cluster.configure(i, "repair_after_s = 1");
     cluster.serve(i);
 }
 

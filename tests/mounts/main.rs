@@ -13,3 +13,4 @@ mod refusals;
 mod restart;
 mod self_check;
 mod share;
+mod thrash;

@@ -171,7 +171,8 @@ fn an_address_in_use_is_refused() {
 
 #[test]
 fn a_policy_that_is_none_or_too_wide_is_refused() {
-    let mut cluster = a_home();
+    let mut cluster = Cluster::loopback(2);
+    cluster.init(0);
     let mount = cluster.mount(0);
     let dir = mount.to_str().unwrap().to_owned();
     let nonsense = ["raid:5", "rs:4", "rs:0+2", "rs:4+0", "rs:31+2", "replicate:0", "replicate:33", "survive:99", ""];
@@ -180,11 +181,10 @@ fn a_policy_that_is_none_or_too_wide_is_refused() {
         assert!(matches!(ran.code, Some(1 | 2)), "'{policy}': {:?} {}", ran.code, ran.stderr);
         assert!(ran.stderr.contains("rs:K+M"), "the message says what would be one: {}", ran.stderr);
     }
-    let other = Cluster::loopback(1);
-    let ran = other.run(0, &["init", "--policy", "raid:5"]);
+    let ran = cluster.run(1, &["init", "--policy", "raid:5"]);
     assert!(matches!(ran.code, Some(1 | 2)) && ran.stderr.contains("rs:K+M"), "{:?} {}", ran.code, ran.stderr);
-    assert!(!other.home(0).join("key").exists(), "a refused init leaves no home");
-    other.run(0, &["init", "--listen", "127.0.0.1:0"]).ok();
+    assert!(!cluster.home(1).join("key").exists(), "a refused init leaves no home");
+    cluster.run(1, &["init", "--listen", "127.0.0.1:0"]).ok();
 }
 
 #[test]

@@ -1,16 +1,9 @@
 //! Stopping, starting, and what a peer costs while it only waits.
 
-use crate::harness::{BOUND, Cluster, PATIENCE, full_size, run, tree};
+use crate::harness::{BOUND, Cluster, PATIENCE, full_size, memory_kib, run, tree};
 use std::fs;
 use std::io::Write;
 use std::process::Command;
-
-/// Kilobytes resident of a process, now or at most.
-fn memory(pid: i32, field: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|l| l.starts_with(field)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
 
 #[test]
 fn a_stopped_share_starts_again_with_everything_in_it() {
@@ -105,7 +98,7 @@ fn an_idle_peer_takes_under_64_mib_and_a_copy_under_512() {
     let mut cluster = Cluster::share(6);
     cluster.mount(0);
     for i in 0..6 {
-        let resident = memory(cluster.pid(i), "VmRSS:");
+        let resident = memory_kib(cluster.pid(i), "VmRSS:");
         assert!(resident < 64 * 1024, "peer{i} takes {resident} KiB when idle");
     }
     let megabytes = if full_size() { 4096 } else { 384 };
@@ -115,13 +108,13 @@ fn an_idle_peer_takes_under_64_mib_and_a_copy_under_512() {
     }
     drop(file);
     for i in 0..6 {
-        let peak = memory(cluster.pid(i), "VmHWM:");
+        let peak = memory_kib(cluster.pid(i), "VmHWM:");
         println!("peer{i} took at most {peak} KiB while {megabytes} MiB were copied");
         assert!(peak < 512 * 1024, "peer{i} took {peak} KiB during a copy");
     }
     if full_size() {
         cluster.wait_until(PATIENCE, "every peer is idle again and takes under 64 MiB", |c| {
-            (0..6).all(|i| memory(c.pid(i), "VmRSS:") < 64 * 1024)
+            (0..6).all(|i| memory_kib(c.pid(i), "VmRSS:") < 64 * 1024)
         });
     }
 }

@@ -67,7 +67,7 @@ pub fn mounts_under(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Processes that were started with a home under `dir`.
-fn peers_under(dir: &Path) -> Vec<i32> {
+pub fn peers_under(dir: &Path) -> Vec<i32> {
     let setting = format!("SHOAL_HOME={}/", dir.display());
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     processes

@@ -57,6 +57,8 @@ pub struct Cluster {
     machines: Vec<Machine>,
     network: Option<Network>,
     pids: Arc<Mutex<Vec<i32>>>,
+    /// When the test has hung.
+    deadline: Arc<Mutex<Instant>>,
 }
 
 impl Cluster {
@@ -85,7 +87,14 @@ impl Cluster {
         let (pid, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(format!("{}{pid}-{number}", leftovers::DIRECTORY));
         // From here on Drop undoes what has been done, also when the rest panics.
-        let mut cluster = Cluster { dir: dir.clone(), machines: Vec::new(), network: None, pids: Arc::default() };
+        let limit = if full_size() { TEST_LIMIT * 8 } else { TEST_LIMIT };
+        let mut cluster = Cluster {
+            dir: dir.clone(),
+            machines: Vec::new(),
+            network: None,
+            pids: Arc::default(),
+            deadline: Arc::new(Mutex::new(Instant::now() + limit)),
+        };
         cluster.watch();
         std::fs::create_dir_all(&dir).unwrap();
         if let Some(subnets) = subnets {
@@ -226,6 +235,13 @@ impl Cluster {
         self.machines[i].listen = address.to_owned();
     }
 
+    /// Adds a line to the configuration of machine `i`; it counts from its next start on.
+    pub fn configure(&self, i: usize, line: &str) {
+        use std::io::Write;
+        let mut config = std::fs::OpenOptions::new().append(true).open(self.home(i).join("config.toml")).unwrap();
+        writeln!(config, "{line}").unwrap();
+    }
+
     /// A directory outside every mount, for sources.
     pub fn scratch(&self, name: &str) -> PathBuf {
         let dir = self.dir.join(name);
@@ -239,6 +255,13 @@ impl Cluster {
 
     pub fn pid(&self, i: usize) -> i32 {
         self.machines[i].process.as_ref().expect("the machine runs").id() as i32
+    }
+
+    /// Processes of this cluster that should not be: more than one for a machine that runs, or any for one that does not.
+    pub fn strays(&self) -> Vec<i32> {
+        let known: BTreeSet<i32> =
+            (0..self.machines.len()).filter(|i| self.is_running(*i)).map(|i| self.pid(i)).collect();
+        leftovers::peers_under(&self.dir).into_iter().filter(|pid| !known.contains(pid)).collect()
     }
 
     /// SIGKILL; the mount it leaves behind is let go.
@@ -427,13 +450,18 @@ impl Cluster {
         self.pids.lock().unwrap_or_else(|e| e.into_inner()).retain(|p| *p != pid);
     }
 
+    /// This test is meant to take so much longer than others.
+    pub fn takes_longer(&self, by: Duration) {
+        *self.deadline.lock().unwrap_or_else(|e| e.into_inner()) += by;
+    }
+
     /// Kills the peers of a test that hangs, so that its system calls fail and it ends.
     fn watch(&self) {
         let pids = Arc::downgrade(&self.pids);
-        let deadline = Instant::now() + if full_size() { TEST_LIMIT * 8 } else { TEST_LIMIT };
+        let deadline = self.deadline.clone();
         std::thread::spawn(move || {
             while let Some(pids) = pids.upgrade() {
-                if Instant::now() > deadline {
+                if Instant::now() > *deadline.lock().unwrap_or_else(|e| e.into_inner()) {
                     eprintln!("a test has hung: its peers are killed now");
                     pids.lock().unwrap_or_else(|e| e.into_inner()).iter().for_each(|pid| kill(*pid, libc::SIGKILL));
                     return;
@@ -463,6 +491,13 @@ impl Drop for Cluster {
         *SLOTS.0.lock().unwrap_or_else(|e| e.into_inner()) += 1;
         SLOTS.1.notify_one();
     }
+}
+
+/// Kilobytes of a process: `VmRSS:` resident now, `VmHWM:` resident at most.
+pub fn memory_kib(pid: i32, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|l| l.starts_with(field)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// Fails, saying why, where the kernel offers no FUSE.
