@@ -15,8 +15,7 @@ impl World<'_> {
     /// A machine drops a shard because nobody needs it.
     pub(super) fn let_go(&mut self, n: usize, id: ShardId) {
         self.machines[n].store.remove(&id);
-        let wanted = self.files.iter().any(|file| file.block == id.block && file.acknowledged && !file.doomed);
-        if wanted && !self.is_somewhere(id.block) {
+        if self.is_promised(id.block) && !self.is_somewhere(id.block) {
             let tag = self.machines[n].tag;
             self.violation(format!("{tag} let go of shard {} of block {}, which was needed", id.index, id.block));
         }
@@ -32,6 +31,10 @@ impl World<'_> {
             let asked = seats.iter().filter_map(|seat| self.index(seat.peer)).filter(|at| self.answers(n, *at));
             asked.into_iter().any(|at| self.machines[at].store.contains_key(&shard))
         })
+    }
+
+    fn is_promised(&self, block: BlockName) -> bool {
+        self.files.iter().any(|file| file.block == block && file.acknowledged && !file.doomed)
     }
 
     /// Whether some kind of shards of a block suffices, wherever they are.
@@ -63,22 +66,22 @@ impl World<'_> {
         few && self.others_suffice(n)
     }
 
-    /// Whether every block can be had without this machine: files written while few machines could be reached may be
-    /// on it alone, and are promised nothing until the share has healed.
+    /// Whether every block that any machine knows of can be had without this one: files written while few machines could
+    /// be reached may be on it alone, and are promised nothing until the share has healed.
     fn others_suffice(&self, n: usize) -> bool {
         let tag = self.machines[n].tag;
-        let Some(namespace) = self.machines.iter().find(|one| one.is_up()).map(|one| &one.namespace) else {
-            return false;
-        };
-        namespace.groups().all(|(id, group)| {
-            namespace.blocks_of(id).all(|(block, _)| {
-                let without = (0u8..).zip(&group.slots).filter(|(index, seats)| {
-                    let shard = ShardId { block, geometry: group.geometry, index: *index };
-                    seats.iter().any(|seat| seat.peer != tag && self.holds(seat.peer, &shard))
-                });
-                without.count() >= usize::from(group.geometry.data)
-            })
-        })
+        let namespaces = self.machines.iter().filter(|one| !one.left).map(|one| &one.namespace);
+        namespaces.flat_map(|namespace| namespace.groups().map(move |group| (namespace, group))).all(
+            |(namespace, (id, group))| {
+                namespace.blocks_of(id).all(|(block, _)| {
+                    let without = (0u8..).zip(&group.slots).filter(|(index, seats)| {
+                        let shard = ShardId { block, geometry: group.geometry, index: *index };
+                        seats.iter().any(|seat| seat.peer != tag && self.holds(seat.peer, &shard))
+                    });
+                    without.count() >= usize::from(group.geometry.data)
+                })
+            },
+        )
     }
 
     /// Files whose writers have not been told that they are safe are promised nothing when a machine is destroyed.
@@ -141,7 +144,9 @@ impl World<'_> {
         let present = members.iter().filter(|one| !namespace.standing(one.tag).leaving).count();
         for (id, group) in namespace.groups().filter(|(_, group)| group.blocks > 0) {
             let state = state(group, alive);
-            if state != State::Goldilocks && group.slots.len() <= present {
+            // What nobody was promised may be gone, and its group then can never be whole.
+            let gone = |(block, _)| !self.is_promised(block) && !self.is_somewhere(block);
+            if state != State::Goldilocks && group.slots.len() <= present && !namespace.blocks_of(id).any(gone) {
                 return Some(format!("group {id} is {state}: {:?}", group.slots));
             }
         }
