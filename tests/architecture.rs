@@ -21,7 +21,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("erasure", &["policy"]),
     ("namespace", &["id", "time", "policy"]),
     ("group", &["id", "time", "policy", "namespace", "volume::ports"]),
-    ("overlay", &["id", "time"]),
+    ("overlay", &["id", "time", "policy"]),
     ("peer", &["id", "time", "policy", "config", "erasure", "namespace", "group", "overlay", "wire", "volume::ports"]),
     ("volume", &["id", "time", "policy", "config", "namespace", "erasure", "group"]),
     ("wire", &["id", "time", "policy", "config", "namespace", "group", "volume::ports"]),
