@@ -6,3 +6,5 @@ pub mod churn;
 pub mod faults;
 pub mod network;
 pub mod queue;
+pub mod scenario;
+pub mod search;

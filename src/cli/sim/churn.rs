@@ -1,12 +1,11 @@
 //! `shoal sim churn`: how much data survives how much churn, and what it costs.
 
+use super::runs::{run_all, setting};
 use super::{plot, table};
 use crate::cli::output;
-use crate::sim::churn::{Case, Figures, Scenario, Summary};
+use crate::sim::churn::{Case, Scenario, Summary};
 use anyhow::{Context, bail};
-use indicatif::ProgressBar;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -37,13 +36,6 @@ pub struct Args {
     pub format: output::Format,
 }
 
-fn setting(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("use NAME=VALUE, with a name from the scenario".to_owned()),
-    }
-}
-
 /// What `--json` prints where a scenario has several cases; the figures of a single one are printed as they are.
 #[derive(serde::Serialize)]
 struct Several<'a> {
@@ -58,7 +50,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let cases = Case::of(&scenario);
     let progress = output::steps("runs", cases.len() as u64 * args.seeds);
     let seeds: Vec<u64> = (0..args.seeds).map(|number| args.seed.wrapping_add(number)).collect();
-    let runs = run_all(&cases, &seeds, &progress);
+    let runs = run_all(&cases, &seeds, &progress, Case::run);
     progress.finish_and_clear();
     let summaries: Vec<Summary> = cases
         .iter()
@@ -98,27 +90,4 @@ fn flags(args: &Args) -> Vec<(String, String)> {
     }
     flags.extend(args.set.iter().cloned());
     flags
-}
-
-/// Runs every case with every seed, on as many cores as there are; the figures come in the order of cases and seeds.
-fn run_all(cases: &[Case], seeds: &[u64], progress: &ProgressBar) -> Vec<Figures> {
-    let wanted: Vec<(&Case, u64)> = cases.iter().flat_map(|case| seeds.iter().map(move |seed| (case, *seed))).collect();
-    let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get()).min(wanted.len());
-    let work = || {
-        let mut done = Vec::new();
-        loop {
-            let place = next.fetch_add(1, Ordering::Relaxed);
-            let Some((case, seed)) = wanted.get(place) else { return done };
-            done.push((place, case.run(*seed)));
-            progress.inc(1);
-        }
-    };
-    let mut all: Vec<(usize, Figures)> = std::thread::scope(|scope| {
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let joined = running.into_iter().map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        joined.flatten().collect()
-    });
-    all.sort_unstable_by_key(|(place, _)| *place);
-    all.into_iter().map(|(_, figures)| figures).collect()
 }

@@ -2,6 +2,7 @@
 
 use crate::cli::output;
 use crate::sim::churn::{Scenario, Summary};
+use crate::sim::search;
 
 pub fn churn(scenario: &Scenario, cases: &[Summary]) -> String {
     let mut table = output::table(&[
@@ -48,6 +49,40 @@ pub fn churn(scenario: &Scenario, cases: &[Summary]) -> String {
     }
     for violation in cases.iter().flat_map(|case| &case.violations) {
         text.push_str(&format!("broken: {violation}\n"));
+    }
+    text
+}
+
+pub fn search(scenario: &search::Scenario, techniques: &[search::Summary]) -> String {
+    let mut table =
+        output::table(&["technique", "found", "messages a search", "hops", "found in", "summaries a run", ""]);
+    for one in techniques {
+        table.add_row([
+            one.technique.to_owned(),
+            percent(one.found),
+            format!("{:.1}", one.messages_per_search),
+            format!("{:.1}", one.hops),
+            time(one.seconds),
+            format!("{:.0}", one.summary_messages),
+            output::bytes(one.summary_bytes as u64),
+        ]);
+    }
+    output::right(&mut table, &(1..7).collect::<Vec<_>>());
+    let (runs, searches) = techniques.first().map_or((0, 0), |one| (one.seeds, one.searches));
+    let (runs, searches) = (output::count(runs, "run", "runs"), output::count(searches, "search", "searches"));
+    let mut text = format!("{}\n{runs} of each technique, {searches}.\n\n{}\n", scenario.title, output::text(&table));
+    for other in &scenario.published {
+        text.push_str(&format!(
+            "\nPublished ({}), {}: found {} with {:.0} messages in {}.",
+            other.source,
+            other.technique.name(),
+            percent(other.found),
+            other.messages,
+            time(other.seconds)
+        ));
+    }
+    if !scenario.published.is_empty() {
+        text.push('\n');
     }
     text
 }

@@ -17,7 +17,7 @@ mod work;
 mod world;
 
 pub use figures::{Figures, Summary};
-pub use scenario::{Churn, Published, Scenario, ScenarioError, WatchSettings};
+pub use scenario::{Churn, Published, Scenario, WatchSettings};
 
 use crate::policy::Policy;
 use scenario::{Heal, Items, Net, Watch};
