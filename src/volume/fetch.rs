@@ -14,6 +14,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 /// Until the participants are asked once more, when too few answered.
 const AGAIN: Duration = Duration::from_millis(250);
 
+/// How soon a peer that lives and was called dead, as happens on a machine with too much to do, has objected and is back.
+const BACK: Duration = Duration::from_secs(4);
+
 /// The longest a hedge grows: where everybody is slow, asking more of them makes it slower.
 const SLOWEST_HEDGE: Duration = Duration::from_secs(1);
 
@@ -51,6 +54,7 @@ impl Volume {
     /// Gets a block, asking one more participant whenever nothing comes for the time of a hedge.
     pub(super) async fn fetch_patiently(&self, block: NewBlock, hedge: Duration) -> Result<Bytes, Errno> {
         let deadline = Instant::now() + self.inner.settings.read_deadline;
+        let back = Instant::now() + BACK;
         let mut asked = Asked::new();
         let why = loop {
             let Some(wanted) = self.wanted(block) else {
@@ -65,9 +69,9 @@ impl Volume {
                 Some(bytes) => return Ok(bytes),
                 None if Instant::now() + AGAIN >= deadline => break "too few shards within the deadline",
                 // Whoever is dead or has lost its shard will not answer better the next time.
-                None if !asked
-                    .iter()
-                    .any(|((_, peer), fate)| *fate == SILENT && self.inner.control.is_alive(*peer)) =>
+                None if !asked.iter().any(|((_, peer), fate)| {
+                    *fate == SILENT && (self.inner.control.is_alive(*peer) || Instant::now() < back)
+                }) =>
                 {
                     break "too few shards are left";
                 }

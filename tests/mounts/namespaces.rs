@@ -113,6 +113,7 @@ fn machines_whose_addresses_change_one_after_the_other_find_one_another() {
     let ticket = cluster.invite(0);
     cluster.join(3, &ticket);
     let (a, b) = (cluster.mount(1), cluster.mount(3));
+    cluster.all_in_sight();
     fs::write(a.join("file"), tree::noise(1, 2 << 20)).unwrap();
     assert!(fs::read(b.join("file")).unwrap() == tree::noise(1, 2 << 20));
 }
