@@ -13,6 +13,12 @@ pub struct PeerKey(pub [u8; 32]);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PeerTag(pub u32);
 
+/// Who made an op: a peer, in one of its epochs (tag in bits 0..24, epoch above). A peer numbers its ops without gaps in
+/// each epoch, and begins the next one when it cannot know which numbers it has given out: its power was cut, and
+/// some other peer, which may have ops that this one's disk lost, cannot be asked.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Author(u32);
+
 /// The share's identity, drawn at random by its first peer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ShareId(pub [u8; 16]);
@@ -44,6 +50,22 @@ impl PeerKey {
     /// Parses 64 hexadecimal digits.
     pub fn parse(text: &str) -> Option<PeerKey> {
         unhex(text).map(PeerKey)
+    }
+}
+
+impl Author {
+    /// The peer in this epoch.
+    pub const fn new(peer: PeerTag, epoch: u8) -> Author {
+        Author(peer.0 & 0xff_ffff | (epoch as u32) << 24)
+    }
+
+    pub fn peer(self) -> PeerTag {
+        PeerTag(self.0 & 0xff_ffff)
+    }
+
+    /// How often the peer has begun to number its ops anew.
+    pub fn epoch(self) -> u8 {
+        (self.0 >> 24) as u8
     }
 }
 
@@ -140,6 +162,10 @@ macro_rules! printed_as {
 printed_as! {
     PeerKey => |id: &PeerKey| hex(&id.0),
     PeerTag => |id: &PeerTag| format!("p{:06x}", id.0),
+    Author => |id: &Author| match id.epoch() {
+        0 => id.peer().to_string(),
+        epoch => format!("{}+{epoch}", id.peer()),
+    },
     ShareId => |id: &ShareId| hex(&id.0),
     Ino => |id: &Ino| format!("i{:x}", id.0),
     GroupId => |id: &GroupId| format!("g{:x}", id.0),

@@ -1,6 +1,6 @@
 //! Time as the pure cores see it: handed in, never asked for.
 
-use crate::id::PeerTag;
+use crate::id::{Author, PeerTag};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -40,7 +40,7 @@ impl Hlc {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Stamp {
     pub time: Hlc,
-    pub peer: PeerTag,
+    pub author: Author,
 }
 
 impl Default for PeerTag {
@@ -52,7 +52,7 @@ impl Default for PeerTag {
 
 impl fmt::Display for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}@{}", self.time.millis(), self.time.0 & 0xffff, self.peer)
+        write!(f, "{}.{}@{}", self.time.millis(), self.time.0 & 0xffff, self.author)
     }
 }
 

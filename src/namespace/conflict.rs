@@ -16,7 +16,7 @@ pub(super) fn conflict_name(name: &[u8], stamp: Stamp, attempt: u32) -> Name {
     let dot = name.iter().rposition(|byte| *byte == b'.').filter(|dot| *dot > 0 && name.len() - dot <= EXTENSION_BYTES);
     let (stem, extension) = name.split_at(dot.unwrap_or(name.len()));
     let counter = if attempt > 1 { format!(" {attempt}") } else { String::new() };
-    let mark = format!(" (conflict from {} {}{counter})", stamp.peer, stamp.time.millis());
+    let mark = format!(" (conflict from {} {}{counter})", stamp.author.peer(), stamp.time.millis());
     let mut keep = stem.len().min(NAME_BYTES.saturating_sub(mark.len() + extension.len()));
     // Do not cut a UTF-8 character in two.
     while keep < stem.len() && keep > 0 && stem[keep] & 0xc0 == 0x80 {
@@ -94,7 +94,7 @@ impl Work<'_> {
             place: Some(place.clone()),
             orphaned: (!named).then_some(self.stamp),
             reaped: false,
-            forks: vec![(original.content.peer, ino)],
+            forks: vec![(original.content.author.peer(), ino)],
             ..original
         };
         self.put(Key::Inode(fork), Some(Record::Inode(Box::new(inode))));
@@ -110,7 +110,7 @@ impl Work<'_> {
             self.put(Key::Extent(fork, at), Some(Record::Extent(extent)));
         }
         self.use_all_extents(fork, 1);
-        let peer = self.stamp.peer;
+        let peer = self.stamp.author.peer();
         self.edit_even_reaped(ino, |inode| inode.forks.push((peer, fork)));
         Some(fork)
     }
@@ -122,7 +122,7 @@ impl Work<'_> {
         let low = hash.iter().take(5).fold(0u64, |low, byte| low << 8 | u64::from(*byte));
         let mut counter = low & (DERIVED - 1);
         loop {
-            let ino = Ino::new(self.stamp.peer, DERIVED | counter);
+            let ino = Ino::new(self.stamp.author.peer(), DERIVED | counter);
             if self.tree.inode(ino).is_none() {
                 return ino;
             }

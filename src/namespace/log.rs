@@ -3,7 +3,7 @@
 use super::Namespace;
 use super::op::{Change, Op, VersionVector};
 use super::record::{Key, Record};
-use crate::id::PeerTag;
+use crate::id::{Author, PeerTag};
 use crate::time::Stamp;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
@@ -19,12 +19,12 @@ pub(super) struct Logged {
     pub built_on: Option<Stamp>,
 }
 
-/// The ops above the stable frontier. Of each peer they are a run without gaps.
+/// The ops above the stable frontier. Of each author they are a run without gaps.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Log {
     ops: BTreeMap<Stamp, Logged>,
-    /// Per peer the stamps of its ops here, by seq.
-    runs: BTreeMap<PeerTag, Run>,
+    /// Per author the stamps of its ops here, by seq.
+    runs: BTreeMap<Author, Run>,
     /// Stamps of the ops with `built_on`.
     conflicts: BTreeSet<Stamp>,
     /// Stamps of the evictions.
@@ -40,7 +40,7 @@ struct Run {
 impl Log {
     /// Adds an op; the caller has seen to it that it is its peer's next.
     pub fn push(&mut self, op: Op) {
-        let run = self.runs.entry(op.stamp.peer).or_insert(Run { first: op.seq, stamps: VecDeque::new() });
+        let run = self.runs.entry(op.stamp.author).or_insert(Run { first: op.seq, stamps: VecDeque::new() });
         run.stamps.push_back(op.stamp);
         if matches!(op.change, Change::Evict { .. }) {
             self.evictions.insert(op.stamp);
@@ -81,11 +81,11 @@ impl Log {
             let stamp = logged.op.stamp;
             self.conflicts.remove(&stamp);
             self.evictions.remove(&stamp);
-            if let Some(run) = self.runs.get_mut(&stamp.peer) {
+            if let Some(run) = self.runs.get_mut(&stamp.author) {
                 run.stamps.pop_front();
                 run.first += 1;
                 if run.stamps.is_empty() {
-                    self.runs.remove(&stamp.peer);
+                    self.runs.remove(&stamp.author);
                 }
             }
             trimmed.push(logged);
@@ -123,20 +123,26 @@ impl Log {
         self.ops.range(..limit).next_back().map(|(stamp, _)| *stamp)
     }
 
-    /// The last stamp of a peer here.
-    pub fn last_of(&self, peer: PeerTag) -> Option<Stamp> {
-        self.runs.get(&peer).and_then(|run| run.stamps.back()).copied()
+    /// The last stamp of an author here.
+    pub fn last_of(&self, author: Author) -> Option<Stamp> {
+        self.runs.get(&author).and_then(|run| run.stamps.back()).copied()
+    }
+
+    /// The last stamp of a peer here, in whichever epoch.
+    pub fn last_of_peer(&self, peer: PeerTag) -> Option<Stamp> {
+        let runs = self.runs.iter().filter(|(author, _)| author.peer() == peer);
+        runs.filter_map(|(_, run)| run.stamps.back()).max().copied()
     }
 
     /// The stamp of an op by its seq.
-    pub fn stamp_of(&self, peer: PeerTag, seq: u64) -> Option<Stamp> {
-        let run = self.runs.get(&peer)?;
+    pub fn stamp_of(&self, author: Author, seq: u64) -> Option<Stamp> {
+        let run = self.runs.get(&author)?;
         let index = usize::try_from(seq.checked_sub(run.first)?).ok()?;
         run.stamps.get(index).copied()
     }
 
     /// The peers with ops here, with the seq of the first.
-    pub fn firsts(&self) -> impl Iterator<Item = (PeerTag, u64)> {
+    pub fn firsts(&self) -> impl Iterator<Item = (Author, u64)> {
         self.runs.iter().map(|(peer, run)| (*peer, run.first))
     }
 
@@ -188,7 +194,7 @@ impl Namespace {
                 break;
             }
             ops.push(logged.op.clone());
-            if let Some(next) = self.log.stamp_of(stamp.peer, seq + 1) {
+            if let Some(next) = self.log.stamp_of(stamp.author, seq + 1) {
                 cursors.push((std::cmp::Reverse(next), seq + 1));
             }
         }

@@ -27,7 +27,7 @@ pub use snapshot::{Checkpoint, Snapshot};
 pub use tree::FilesSummary;
 pub use validate::{OpError, XATTR_NAME_BYTES, check_name};
 
-use crate::id::{BlockName, Ino, PeerTag};
+use crate::id::{Author, BlockName, Ino, PeerTag};
 use crate::time::{Hlc, Stamp, WallTime};
 use log::Log;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -127,18 +127,18 @@ impl Namespace {
     /// forgotten the inode. Nor is one that breaks the bounds of ops, which everyone would refuse for ever; see
     /// [`Namespace::check`]. A write whose `base` is no longer the newest version of any line here (see
     /// [`Namespace::line`]) goes on top of the file's newest version: with that known, it is no conflict.
-    pub fn change(&mut self, me: PeerTag, now: WallTime, changes: Vec<Change>) -> Applied {
-        self.me = Some(me);
+    pub fn change(&mut self, author: Author, now: WallTime, changes: Vec<Change>) -> Applied {
+        self.me = Some(author.peer());
         let mut applied = Applied::default();
         for change in changes {
             let Some(change) = self.up_to_date(change) else { continue };
             let time = self.clock.next(now);
-            let stamp = Stamp { time, peer: me };
+            let stamp = Stamp { time, author };
             if let Err(what) = validate::check_change(stamp, &change) {
                 debug_assert!(false, "{what}: {change:?}");
                 continue;
             }
-            let op = Op { stamp, seq: self.vector.get(me) + 1, change };
+            let op = Op { stamp, seq: self.vector.get(author) + 1, change };
             self.push(&op);
             self.apply(stamp);
             if let Some(logged) = self.log.get(stamp) {
@@ -166,8 +166,8 @@ impl Namespace {
     }
 
     /// Whether a change of this peer keeps within the bounds of ops; says what does not.
-    pub fn check(&self, me: PeerTag, now: WallTime, change: &Change) -> Result<(), &'static str> {
-        validate::check_change(Stamp { time: self.clock.next(now), peer: me }, change)
+    pub fn check(&self, author: Author, now: WallTime, change: &Change) -> Result<(), &'static str> {
+        validate::check_change(Stamp { time: self.clock.next(now), author }, change)
     }
 
     /// Takes ops from a peer, or from this peer's own log. They may be late and may be here already; of each peer
@@ -203,53 +203,53 @@ impl Namespace {
     /// The ops that are not here yet, in stamp order, all checked.
     fn fresh(&self, mut ops: Vec<Op>, now: WallTime) -> Result<Vec<Op>, OpError> {
         ops.sort_by_key(|op| (op.stamp, op.seq));
-        let mut heads: BTreeMap<PeerTag, (u64, Stamp)> = BTreeMap::new();
+        let mut heads: BTreeMap<Author, (u64, Stamp)> = BTreeMap::new();
         let mut admitted = BTreeSet::new();
         let mut roster_empty = self.peers().next().is_none();
         let mut fresh = Vec::with_capacity(ops.len());
         for op in ops {
-            let (peer, seq) = (op.stamp.peer, op.seq);
+            let (author, seq) = (op.stamp.author, op.seq);
             let (head, last) = heads
-                .get(&peer)
+                .get(&author)
                 .copied()
-                .unwrap_or_else(|| (self.vector.get(peer), self.log.last_of(peer).unwrap_or(self.frontier)));
+                .unwrap_or_else(|| (self.vector.get(author), self.log.last_of(author).unwrap_or(self.frontier)));
             if seq <= head {
-                let in_batch = heads.get(&peer).filter(|(at, _)| *at == seq).map(|(_, stamp)| *stamp);
-                let here = in_batch.or(self.log.stamp_of(peer, seq));
+                let in_batch = heads.get(&author).filter(|(at, _)| *at == seq).map(|(_, stamp)| *stamp);
+                let here = in_batch.or(self.log.stamp_of(author, seq));
                 if here.is_some_and(|here| here != op.stamp) {
-                    return Err(OpError::Clash { peer, seq });
+                    return Err(OpError::Clash { author, seq });
                 }
                 continue;
             }
             validate::check_op(&op)?;
             if seq != head + 1 {
-                return Err(OpError::Gap { peer, expected: head + 1, got: seq });
+                return Err(OpError::Gap { author, expected: head + 1, got: seq });
             }
             if op.stamp <= self.frontier {
-                return Err(OpError::TooOld { peer, seq });
+                return Err(OpError::TooOld { author, seq });
             }
             if op.stamp <= last {
-                return Err(OpError::Invalid { peer, seq, what: "its stamp is not above that of the op before" });
+                return Err(OpError::Invalid { author, seq, what: "its stamp is not above that of the op before" });
             }
             let ahead_ms = op.stamp.time.millis().saturating_sub(now.millis());
             if ahead_ms > CLOCK_AHEAD_MS {
-                return Err(OpError::Future { peer, seq, ahead_ms });
+                return Err(OpError::Future { author, seq, ahead_ms });
             }
             if let Change::Admit { peer } = &op.change {
                 admitted.insert(peer.key.tag());
             }
-            if !roster_empty && !admitted.contains(&peer) && !self.is_member(peer) {
-                return Err(OpError::Stranger { peer, seq });
+            if !roster_empty && !admitted.contains(&author.peer()) && !self.is_member(author.peer()) {
+                return Err(OpError::Stranger { author, seq });
             }
             roster_empty &= admitted.is_empty();
-            heads.insert(peer, (seq, op.stamp));
+            heads.insert(author, (seq, op.stamp));
             fresh.push(op);
         }
         Ok(fresh)
     }
 
     fn push(&mut self, op: &Op) {
-        self.vector.0.insert(op.stamp.peer, op.seq);
+        self.vector.0.insert(op.stamp.author, op.seq);
         self.clock = self.clock.max(op.stamp.time);
         self.log.push(op.clone());
     }

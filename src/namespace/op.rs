@@ -1,6 +1,6 @@
 //! Ops: what a change to the namespace is, as it is logged, sent and applied.
 
-use crate::id::{BlockName, GroupId, Ino, PeerKey, PeerTag};
+use crate::id::{Author, BlockName, GroupId, Ino, PeerKey, PeerTag};
 use crate::policy::{Geometry, Policy};
 use crate::time::{Stamp, WallTime};
 use bytes::Bytes;
@@ -26,23 +26,23 @@ pub const RELOCATED_BLOCKS: usize = 1024;
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Op {
     pub stamp: Stamp,
-    /// Counts the ops of `stamp.peer` from 1, without gaps, in stamp order.
+    /// Counts the ops of `stamp.author` from 1, without gaps, in stamp order.
     pub seq: u64,
     pub change: Change,
 }
 
-/// Per peer, the last op seen without gaps. Absent means 0.
+/// Per author, the last op seen without gaps. Absent means 0.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct VersionVector(pub BTreeMap<PeerTag, u64>);
+pub struct VersionVector(pub BTreeMap<Author, u64>);
 
 impl VersionVector {
-    pub fn get(&self, peer: PeerTag) -> u64 {
-        self.0.get(&peer).copied().unwrap_or(0)
+    pub fn get(&self, author: Author) -> u64 {
+        self.0.get(&author).copied().unwrap_or(0)
     }
 
     /// Whether every op that `other` has is here too.
     pub fn covers(&self, other: &VersionVector) -> bool {
-        other.0.iter().all(|(peer, seq)| self.get(*peer) >= *seq)
+        other.0.iter().all(|(author, seq)| self.get(*author) >= *seq)
     }
 }
 

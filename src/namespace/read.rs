@@ -178,7 +178,7 @@ impl Namespace {
         inodes
             .filter_map(|(key, record)| match (key, record) {
                 (Key::Inode(ino), Record::Inode(inode)) if !inode.reaped => {
-                    inode.orphaned.filter(|stamp| stamp.peer == peer).map(|_| *ino)
+                    inode.orphaned.filter(|stamp| stamp.author.peer() == peer).map(|_| *ino)
                 }
                 _ => None,
             })

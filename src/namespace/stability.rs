@@ -28,7 +28,7 @@ impl Namespace {
         self.frontier = frontier;
         let last = self.log.last().unwrap_or(frontier);
         for logged in &trimmed {
-            self.base.0.insert(logged.op.stamp.peer, logged.op.seq);
+            self.base.0.insert(logged.op.stamp.author, logged.op.seq);
             self.changed.extend(logged.undo.keys().cloned());
             if let Change::Reap { ino } = logged.op.change {
                 self.reaped.push_back((Some(last), ino));
@@ -52,18 +52,14 @@ impl Namespace {
         let last = self.log.last()?;
         self.peers().next()?;
         let others: BTreeSet<PeerTag> = self.reckoned().into_iter().filter(|peer| *peer != me).collect();
-        let known: Vec<_> = others.iter().map(|peer| Some((*peer, self.known.get(peer)?))).collect::<Option<_>>()?;
-        for (peer, vector) in &known {
-            // What one of the others made after it spoke, it made knowing what lies below. Nobody spoke for those
-            // who are not asked, nor for what this peer made and lost.
-            let told = |(maker, _): &(&PeerTag, &u64)| *maker == peer || !others.contains(maker);
-            if vector.0.iter().filter(told).any(|(maker, seq)| *seq > self.vector.get(*maker)) {
-                return None;
-            }
+        let known: Vec<_> = others.iter().map(|peer| self.known.get(peer)).collect::<Option<_>>()?;
+        // What they have and this peer has not may belong below: it is on its way here.
+        if known.iter().any(|vector| !self.vector.covers(vector)) {
+            return None;
         }
         let mut frontier = last;
         for (maker, first) in self.log.firsts() {
-            let everywhere = known.iter().map(|(_, vector)| vector.get(maker)).min().unwrap_or(u64::MAX);
+            let everywhere = known.iter().map(|vector| vector.get(maker)).min().unwrap_or(u64::MAX);
             let missing = everywhere.saturating_add(1).max(first);
             if let Some(stamp) = self.log.stamp_of(maker, missing) {
                 frontier = frontier.min(self.log.last_before(stamp)?);
@@ -77,7 +73,7 @@ impl Namespace {
                 None => match self.log.evictions().find(|(evicted, op)| {
                     op.stamp <= frontier
                         && self.peer(*evicted).is_none()
-                        && self.log.last_of(*evicted).is_some_and(|last| last > frontier)
+                        && self.log.last_of_peer(*evicted).is_some_and(|last| last > frontier)
                 }) {
                     Some((_, eviction)) => self.log.last_before(eviction.stamp)?,
                     None => return Some(frontier),
@@ -92,7 +88,7 @@ impl Namespace {
     fn reckoned(&self) -> BTreeSet<PeerTag> {
         let mut reckoned: BTreeSet<PeerTag> = self.peers().map(|(peer, _)| peer).collect();
         let unseen = |op: &super::Op| {
-            let sees = |vector: &VersionVector| vector.get(op.stamp.peer) >= op.seq;
+            let sees = |vector: &VersionVector| vector.get(op.stamp.author) >= op.seq;
             reckoned.iter().any(|peer| Some(*peer) != self.me && !self.known.get(peer).is_some_and(sees))
         };
         let evicted: Vec<_> = self.log.evictions().filter(|(_, op)| unseen(op)).map(|(peer, _)| peer).collect();

@@ -2,7 +2,7 @@
 
 use super::apply::DERIVED;
 use super::op::*;
-use crate::id::{Ino, PeerTag};
+use crate::id::{Author, Ino, PeerTag};
 use crate::policy::{Geometry, MAX_SHARDS, Policy};
 use crate::time::Stamp;
 
@@ -24,23 +24,23 @@ const SPECIAL_FORMATS: [u32; 4] = [0o010_000, 0o020_000, 0o060_000, 0o140_000];
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum OpError {
     /// An op breaks a bound: its sender is faulty, or another version. Drop the connection.
-    #[error("op {seq} of peer {peer} is not valid: {what}; the peer that sent it is faulty or of another version")]
-    Invalid { peer: PeerTag, seq: u64, what: &'static str },
+    #[error("op {seq} of peer {author} is not valid: {what}; the peer that sent it is faulty or of another version")]
+    Invalid { author: Author, seq: u64, what: &'static str },
     /// Ops between are missing: ask again with the vector.
-    #[error("op {got} of peer {peer} came, but {expected} is next; the ops between must come first")]
-    Gap { peer: PeerTag, expected: u64, got: u64 },
+    #[error("op {got} of peer {author} came, but {expected} is next; the ops between must come first")]
+    Gap { author: Author, expected: u64, got: u64 },
     /// The op's peer is not on the roster, and no op in the batch admits it.
-    #[error("op {seq} is of peer {peer}, which is not on the roster; admit it first")]
-    Stranger { peer: PeerTag, seq: u64 },
+    #[error("op {seq} is of peer {author}, which is not on the roster; admit it first")]
+    Stranger { author: Author, seq: u64 },
     /// Stamped ahead of this machine's clock: one of the two clocks is wrong. Try again after setting it.
-    #[error("op {seq} of peer {peer} is stamped {ahead_ms} ms ahead of this machine's clock; set both clocks right")]
-    Future { peer: PeerTag, seq: u64, ahead_ms: u64 },
+    #[error("op {seq} of peer {author} is stamped {ahead_ms} ms ahead of this machine's clock; set both clocks right")]
+    Future { author: Author, seq: u64, ahead_ms: u64 },
     /// Stamped below what every peer has settled: its peer must take a snapshot and make its changes anew.
-    #[error("op {seq} of peer {peer} is older than what is settled; that peer must take a snapshot first")]
-    TooOld { peer: PeerTag, seq: u64 },
+    #[error("op {seq} of peer {author} is older than what is settled; that peer must take a snapshot first")]
+    TooOld { author: Author, seq: u64 },
     /// Two different ops of one peer bear the same number: it lost its log and went on. It must join again.
-    #[error("peer {peer} made two different ops {seq}: its log was lost or copied; evict it and let it join again")]
-    Clash { peer: PeerTag, seq: u64 },
+    #[error("peer {author} made two different ops {seq}: its log was lost or copied; evict it and let it join again")]
+    Clash { author: Author, seq: u64 },
     /// A snapshot that is no namespace.
     #[error("the snapshot is damaged: {what}; fetch another")]
     Damaged { what: &'static str },
@@ -59,8 +59,8 @@ pub fn check_name(name: &[u8]) -> Result<(), &'static str> {
 
 /// Checks an op on its own.
 pub(super) fn check_op(op: &Op) -> Result<(), OpError> {
-    let invalid = |what| OpError::Invalid { peer: op.stamp.peer, seq: op.seq, what };
-    if op.seq == 0 || op.stamp.peer == PeerTag::default() {
+    let invalid = |what| OpError::Invalid { author: op.stamp.author, seq: op.seq, what };
+    if op.seq == 0 || op.stamp.author.peer() == PeerTag::default() {
         return Err(invalid("it has no number or no peer"));
     }
     check_change(op.stamp, &op.change).map_err(invalid)
@@ -68,7 +68,7 @@ pub(super) fn check_op(op: &Op) -> Result<(), OpError> {
 
 /// Checks a change that is to get this stamp.
 pub(super) fn check_change(stamp: Stamp, change: &Change) -> Result<(), &'static str> {
-    let drawn = |creator, counter| match creator == stamp.peer && counter < DERIVED {
+    let drawn = |creator, counter| match creator == stamp.author.peer() && counter < DERIVED {
         true => Ok(()),
         false => Err("a number is not its peer's to draw"),
     };

@@ -1,6 +1,6 @@
 //! What a peer wants done.
 
-use super::Timer;
+use super::{Past, Timer};
 use crate::group::Work;
 use crate::id::PeerTag;
 use crate::namespace::{Key, Op};
@@ -14,6 +14,8 @@ use std::time::Duration;
 pub enum Effect {
     /// Append these ops to the log before anything that follows is sent.
     Persist(Vec<Op>),
+    /// Keep this beside the log, on stable storage before anything that follows is carried out.
+    Remember(Past),
     /// Bring the log to stable storage, then answer with [`super::Event::LogDurable`].
     SyncLog,
     /// Send on the ordered stream.

@@ -1,7 +1,7 @@
 //! How ops travel between peers: pushes, catching up, comparing vectors.
 
 use super::{Effect, PROTOCOL, Peer, TICK, Timer};
-use crate::id::PeerTag;
+use crate::id::{Author, PeerTag};
 use crate::namespace::{Missing, Namespace, Op, OpError, VersionVector};
 use crate::time::WallTime;
 use crate::wire::ControlMessage;
@@ -42,8 +42,8 @@ impl Link {
     /// What it has, or will have when all that was sent arrives.
     fn on_its_way(&self) -> VersionVector {
         let mut has = self.theirs.clone();
-        for (peer, seq) in &self.sent.0 {
-            raise(&mut has, *peer, *seq);
+        for (author, seq) in &self.sent.0 {
+            raise(&mut has, *author, *seq);
         }
         has
     }
@@ -83,12 +83,21 @@ impl Peer {
                 link.sent = vector.clone();
                 self.heard(namespace, from, vector, None, effects);
             }
-            ControlMessage::Have { vector, durable } => self.heard(namespace, from, vector, Some(durable), effects),
+            ControlMessage::Have { vector, durable, sure } => {
+                if sure {
+                    // Only what a peer has on stable storage is sure to be there after a power cut: nothing is called
+                    // stable, and taken out of the log, on less. A log is durable from its beginning on, so what the
+                    // peer made before an op that is durable there is durable, too.
+                    namespace.heard(from, &durable);
+                }
+                self.heard(namespace, from, vector, Some(durable), effects);
+            }
             ControlMessage::Ops(ops) => self.receive(namespace, from, ops, now, effects),
-            ControlMessage::SyncUpTo { seq } => {
+            ControlMessage::SyncUpTo { epoch, seq } => {
+                let author = Author::new(from, epoch);
                 let waits = self.awaiting_durable.entry(from).or_default();
-                *waits = seq.max(*waits);
-                if self.durable.get(from) >= seq {
+                *waits = (author, seq).max(*waits);
+                if self.durable.get(author) >= seq {
                     self.answer_durable(namespace, effects);
                 } else {
                     effects.push(Effect::SyncLog);
@@ -116,11 +125,12 @@ impl Peer {
 
     /// Sends own new ops to everyone who has all earlier ones on the way.
     pub(super) fn push_own(&mut self, ops: &[Op], effects: &mut Vec<Effect>) {
+        let author = self.author();
         for ops in ops.chunks(PUSH_OPS) {
             let Some((first, last)) = ops.first().zip(ops.last()) else { return };
             for (peer, link) in &mut self.links {
-                if link.greeted && link.sent.get(self.me) + 1 == first.seq {
-                    link.sent.0.insert(self.me, last.seq);
+                if link.greeted && link.sent.get(author) + 1 == first.seq {
+                    link.sent.0.insert(author, last.seq);
                     effects.push(Effect::SendControl { to: *peer, message: ControlMessage::Ops(ops.to_vec()) });
                 }
             }
@@ -137,8 +147,8 @@ impl Peer {
     ) {
         if let Some(link) = self.links.get_mut(&from) {
             for op in &ops {
-                raise(&mut link.theirs, op.stamp.peer, op.seq);
-                raise(&mut link.sent, op.stamp.peer, op.seq);
+                raise(&mut link.theirs, op.stamp.author, op.seq);
+                raise(&mut link.sent, op.stamp.author, op.seq);
             }
         }
         match namespace.receive(ops, now) {
@@ -161,19 +171,16 @@ impl Peer {
         durable: Option<VersionVector>,
         effects: &mut Vec<Effect>,
     ) {
+        let author = self.author();
         let Some(link) = self.links.get_mut(&from) else { return };
         link.theirs = vector;
         if let Some(durable) = durable {
-            // Only what a peer has on stable storage is sure to be there after a power cut: nothing is called
-            // stable, and taken out of the log, on less. A log is durable from its beginning on, so what the
-            // peer made before an op that is durable there is durable, too.
-            namespace.heard(from, &durable);
             link.durable = durable;
         }
         link.kept_up |= link.greeted && link.theirs.covers(namespace.vector());
         effects.push(Effect::Settled);
         // Where own ops are not on their way, as after a Hello in the middle of a connection, none are pushed either.
-        let (has, had) = (link.on_its_way().get(self.me), namespace.vector().get(self.me));
+        let (has, had) = (link.on_its_way().get(author), namespace.vector().get(author));
         if !link.current || has < had {
             self.catch_up(namespace, from, effects);
         }
@@ -204,7 +211,7 @@ impl Peer {
             Missing::Ops(ops) if ops.is_empty() => {}
             Missing::Ops(ops) => {
                 for op in &ops {
-                    raise(&mut link.sent, op.stamp.peer, op.seq);
+                    raise(&mut link.sent, op.stamp.author, op.seq);
                 }
                 link.current |= link.on_its_way().covers(namespace.vector());
                 effects.push(Effect::SendControl { to, message: ControlMessage::Ops(ops) });
@@ -213,7 +220,18 @@ impl Peer {
         }
     }
 
+    /// Notes who has said by now what it has of this peer's ops.
+    fn note_heard(&mut self, namespace: &Namespace, effects: &mut Vec<Effect>) {
+        if self.unheard.is_empty() {
+            return;
+        }
+        let told = |link: &Link| link.greeted && namespace.vector().covers(&link.theirs);
+        self.unheard.retain(|peer| namespace.peer(*peer).is_some() && !self.links.get(peer).is_some_and(told));
+        self.remembers(effects);
+    }
+
     pub(super) fn tick(&mut self, namespace: &mut Namespace, effects: &mut Vec<Effect>) {
+        self.note_heard(namespace, effects);
         effects.push(Effect::SetTimer { after: TICK, timer: Timer::Tick });
         if !self.durable.covers(namespace.vector()) {
             effects.push(Effect::SyncLog);
@@ -247,8 +265,8 @@ impl Peer {
     }
 
     pub(super) fn log_durable(&mut self, namespace: &Namespace, vector: VersionVector, effects: &mut Vec<Effect>) {
-        for (peer, seq) in vector.0 {
-            raise(&mut self.durable, peer, seq);
+        for (author, seq) in vector.0 {
+            raise(&mut self.durable, author, seq);
         }
         self.answer_durable(namespace, effects);
         effects.push(Effect::Settled);
@@ -258,7 +276,7 @@ impl Peer {
         let ready: Vec<PeerTag> = self
             .awaiting_durable
             .iter()
-            .filter(|(peer, seq)| self.durable.get(**peer) >= **seq)
+            .filter(|(_, (author, seq))| self.durable.get(*author) >= *seq)
             .map(|(peer, _)| *peer)
             .collect();
         for peer in ready {
@@ -268,12 +286,13 @@ impl Peer {
     }
 
     fn have(&self, to: PeerTag, namespace: &Namespace) -> Effect {
-        let message = ControlMessage::Have { vector: namespace.vector().clone(), durable: self.durable.clone() };
+        let (vector, durable) = (namespace.vector().clone(), self.durable.clone());
+        let message = ControlMessage::Have { vector, durable, sure: self.has_heard_everyone() };
         Effect::SendControl { to, message }
     }
 }
 
-fn raise(vector: &mut VersionVector, peer: PeerTag, seq: u64) {
-    let entry = vector.0.entry(peer).or_default();
+fn raise(vector: &mut VersionVector, author: Author, seq: u64) {
+    let entry = vector.0.entry(author).or_default();
     *entry = seq.max(*entry);
 }

@@ -11,12 +11,14 @@ mod effect;
 mod event;
 mod exchange;
 mod healing;
+mod past;
 
 pub use effect::Effect;
 pub use event::{Event, Timer};
+pub use past::{Memory, Past};
 
 use crate::group::{Healing, HealingSettings};
-use crate::id::{PeerTag, ShareId};
+use crate::id::{Author, PeerTag, ShareId};
 use crate::namespace::{Applied, Change, Key, Namespace, Op, VersionVector};
 use crate::overlay::{Membership, MembershipEffect, MembershipEvent};
 use crate::time::WallTime;
@@ -53,13 +55,17 @@ pub struct Peer {
     /// It may make changes without being asked.
     ready: bool,
     /// Peers that wait to hear that our log is durable, and the own seq they wait for.
-    awaiting_durable: BTreeMap<PeerTag, u64>,
+    awaiting_durable: BTreeMap<PeerTag, (Author, u64)>,
+    past: Past,
+    /// Where this peer's disk may have lost ops it made: who may have them, and has not said since what it has.
+    unheard: BTreeSet<PeerTag>,
 }
 
 impl Peer {
     /// A peer that has just started; `Event`s follow. The first effects set the timers.
     pub fn start(
         me: PeerTag,
+        past: Past,
         share: ShareId,
         membership: Membership,
         healing: HealingSettings,
@@ -77,13 +83,28 @@ impl Peer {
             hears_everyone_for: Duration::ZERO,
             ready: false,
             awaiting_durable: BTreeMap::new(),
+            past,
+            unheard: BTreeSet::new(),
             // What was read from the log at the start may lie in the page cache only.
             durable: VersionVector::default(),
         };
         let mut effects = vec![Effect::SetTimer { after: TICK, timer: Timer::Tick }, Effect::SyncLog];
-        let others = namespace.peers().map(|(tag, _)| tag).filter(|tag| *tag != me).collect();
+        let others: Vec<PeerTag> = namespace.peers().map(|(tag, _)| tag).filter(|tag| *tag != me).collect();
+        if past.memory != Memory::Whole {
+            peer.unheard.extend(&others);
+        }
         peer.membership(MembershipEvent::Introduce(others), &mut effects);
         (peer, effects)
+    }
+
+    /// Under which name it makes ops.
+    pub fn author(&self) -> Author {
+        Author::new(self.me, self.past.epoch)
+    }
+
+    /// Whether every peer that may have ops this one made and lost has said what it has, and that is here.
+    pub fn has_heard_everyone(&self) -> bool {
+        self.unheard.is_empty()
     }
 
     pub fn me(&self) -> PeerTag {
@@ -99,8 +120,9 @@ impl Peer {
     /// storage, and here too). One that lost its connection is waited for a moment longer: it may still be there,
     /// and serve its mount. A peer that is still catching up is not waited for: it serves nothing yet.
     pub fn is_settled(&self, seq: u64, durable: bool) -> bool {
-        let here = !durable || self.durable.get(self.me) >= seq;
-        let has = |link: &Link| if durable { link.durable.get(self.me) } else { link.theirs.get(self.me) };
+        let author = self.author();
+        let here = !durable || self.durable.get(author) >= seq;
+        let has = |link: &Link| if durable { link.durable.get(author) } else { link.theirs.get(author) };
         here && self.waited_for().all(|peer| self.links.get(&peer).is_some_and(|link| has(link) >= seq))
     }
 
@@ -119,23 +141,24 @@ impl Peer {
     /// The peers that [`Peer::is_settled`] waits for, for messages.
     pub fn unsettled(&self, seq: u64) -> Vec<PeerTag> {
         self.waited_for()
-            .filter(|peer| self.links.get(peer).is_none_or(|link| link.theirs.get(self.me) < seq))
+            .filter(|peer| self.links.get(peer).is_none_or(|link| link.theirs.get(self.author()) < seq))
             .collect()
     }
 
     /// Asks every connected peer to make my ops up to `seq` durable.
     pub fn request_durable(&mut self, seq: u64) -> Vec<Effect> {
-        let ask = |peer: &PeerTag| Effect::SendControl { to: *peer, message: ControlMessage::SyncUpTo { seq } };
+        let author = self.author();
+        let message = || ControlMessage::SyncUpTo { epoch: author.epoch(), seq };
+        let ask = |peer: &PeerTag| Effect::SendControl { to: *peer, message: message() };
         let mut effects = vec![Effect::SyncLog];
-        effects
-            .extend(self.links.iter().filter(|(_, link)| link.durable.get(self.me) < seq).map(|(peer, _)| ask(peer)));
+        effects.extend(self.links.iter().filter(|(_, link)| link.durable.get(author) < seq).map(|(peer, _)| ask(peer)));
         effects
     }
 
     /// Makes changes of this machine's own: stamped, applied, logged and pushed. The number is the last op's seq.
     pub fn change(&mut self, namespace: &mut Namespace, changes: Vec<Change>, now: WallTime) -> (u64, Vec<Effect>) {
-        let Applied { ops, touched } = namespace.change(self.me, now, changes);
-        let seq = namespace.vector().get(self.me);
+        let Applied { ops, touched } = namespace.change(self.author(), now, changes);
+        let seq = namespace.vector().get(self.author());
         let mut effects = Vec::new();
         self.accepted(namespace, ops, &touched, None, &mut effects);
         (seq, effects)
@@ -170,7 +193,7 @@ impl Peer {
             }
             Event::Worked { work, outcome } => self.worked(namespace, &work, outcome, now, &mut effects),
             Event::Lacking { group, slots } => self.lacking(namespace, group, slots, now, &mut effects),
-            Event::Ready => self.ready = true,
+            Event::Ready => self.is_ready(&mut effects),
             Event::Emptied => self.emptied(namespace, now, &mut effects),
             Event::Leaving => {
                 effects.extend(
@@ -180,6 +203,26 @@ impl Peer {
             }
         }
         effects
+    }
+
+    /// It may make ops: those that its disk lost are here again, or keep their numbers.
+    fn is_ready(&mut self, effects: &mut Vec<Effect>) {
+        self.ready = true;
+        if self.past.memory == Memory::Unsure {
+            self.past.memory = Memory::Apart;
+            if !self.unheard.is_empty() {
+                self.past.epoch = self.past.epoch.saturating_add(1);
+            }
+            effects.push(Effect::Remember(self.past));
+            self.remembers(effects);
+        }
+    }
+
+    fn remembers(&mut self, effects: &mut Vec<Effect>) {
+        if self.past.memory == Memory::Apart && self.unheard.is_empty() {
+            self.past.memory = Memory::Whole;
+            effects.push(Effect::Remember(self.past));
+        }
     }
 
     /// What follows from ops that are now part of the namespace, whoever made them.

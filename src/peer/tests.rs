@@ -57,7 +57,7 @@ fn start(tag: PeerTag, namespace: &Namespace, seed: u64, generation: u64) -> (Pe
         Settings::within(Duration::from_secs(3)),
         seed,
     );
-    Peer::start(tag, SHARE, membership, HealingSettings::default(), namespace)
+    Peer::start(tag, Past::default(), SHARE, membership, HealingSettings::default(), namespace)
 }
 
 impl World {
@@ -72,7 +72,8 @@ impl World {
                 host: String::new(),
             },
         };
-        let ops = founder.change(key(0).tag(), WallTime(SECOND as i64), (0..peers).map(admit).collect()).ops;
+        let ops =
+            founder.change(Author::new(key(0).tag(), 0), WallTime(SECOND as i64), (0..peers).map(admit).collect()).ops;
         let mut world = World {
             rng: SmallRng::seed_from_u64(seed),
             now: 2 * SECOND,
@@ -131,6 +132,8 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Persist(ops) => self.machines[from].log.extend(ops),
+                // These machines only crash: their logs lose nothing.
+                Effect::Remember(past) => panic!("nothing was forgotten, and yet {past:?}"),
                 Effect::SyncLog => {
                     let vector = self.machines[from].namespace.vector().clone();
                     let run = self.machines[from].run;
@@ -342,7 +345,7 @@ fn a_change_waits_for_a_peer_that_came_while_people_write() {
     for n in 0..200 {
         let seq = world.create(0, &format!("{n}"));
         world.run(SECOND / 100);
-        let has = world.machines[1].namespace.vector().get(world.machines[0].tag);
+        let has = world.machines[1].namespace.vector().get(Author::new(world.machines[0].tag, 0));
         let settled = world.machines[0].peer.is_settled(seq, false);
         assert!(n < 150 || !settled || has >= seq, "{n}: nobody waits for the peer");
     }

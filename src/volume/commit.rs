@@ -105,7 +105,7 @@ impl Volume {
         if let Some(inode) = inode
             && made.followed.is_some()
             && opened.get(&file.ino) == made.followed
-            && inode.content.peer == me
+            && inode.content.author.peer() == me
         {
             opened.insert(file.ino, inode.content);
         }

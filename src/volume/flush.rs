@@ -47,7 +47,7 @@ impl Volume {
     }
 
     async fn settle_all(&self, durable: bool) -> Result<(), Errno> {
-        let seq = self.inner.control.namespace().vector().get(self.inner.control.me());
+        let seq = self.inner.control.namespace().vector().get(self.inner.control.author());
         self.inner.control.settle(seq, durable).await
     }
 

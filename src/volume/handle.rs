@@ -153,7 +153,7 @@ impl Volume {
             let namespace = self.inner.control.namespace();
             let inode = namespace.inode(ino).ok_or(Errno(libc::ENOENT))?;
             regular(inode)?;
-            (inode.content, namespace.vector().get(self.inner.control.me()))
+            (inode.content, namespace.vector().get(self.inner.control.author()))
         };
         let handle = self.add_handle(ino, flags);
         self.inner.opened.insert(ino, content);
@@ -237,7 +237,8 @@ impl Volume {
     fn reap(&self, ino: Ino) {
         let me = self.inner.control.me();
         let reaped = self.inner.control.change(&mut |namespace| {
-            let mine = namespace.inode(ino).and_then(|inode| inode.orphaned).is_some_and(|stamp| stamp.peer == me);
+            let mine =
+                namespace.inode(ino).and_then(|inode| inode.orphaned).is_some_and(|stamp| stamp.author.peer() == me);
             if mine && !self.is_open(ino) { Ok(vec![Change::Reap { ino }]) } else { Err(Errno(libc::ECANCELED)) }
         });
         if let Err(errno) = reaped

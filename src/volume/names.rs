@@ -287,7 +287,7 @@ impl Volume {
     /// Every change to names and attributes made here so far is on stable storage, here and at every connected peer.
     pub async fn sync_names(&self) -> Result<(), Errno> {
         let control = self.control();
-        let seq = control.namespace().vector().get(control.me());
+        let seq = control.namespace().vector().get(control.author());
         control.settle(seq, true).await
     }
 

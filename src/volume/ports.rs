@@ -1,7 +1,7 @@
 //! What the data path needs of the world: three small traits. The real peer gives it QUIC, a disk and the
 //! peer core; tests give it an in-memory network.
 
-use crate::id::{BlockName, PeerTag};
+use crate::id::{Author, BlockName, PeerTag};
 use crate::namespace::{Change, Namespace};
 use crate::policy::Geometry;
 use bytes::Bytes;
@@ -118,6 +118,8 @@ pub struct Candidate {
 /// The control plane as the data path sees it.
 pub trait Control: Send + Sync + 'static {
     fn me(&self) -> PeerTag;
+    /// Under which name this peer makes ops.
+    fn author(&self) -> Author;
     /// The namespace, for reading; hold it briefly, never across an await.
     fn namespace(&self) -> parking_lot::RwLockReadGuard<'_, Namespace>;
     /// Under one lock: `plan` looks at the namespace and says what to change; the ops are stamped, applied here

@@ -3,7 +3,7 @@
 
 use super::ports::*;
 use super::{RepairBounds, Volume, VolumeSettings};
-use crate::id::{GroupId, Ino, PeerKey, PeerTag};
+use crate::id::{Author, GroupId, Ino, PeerKey, PeerTag};
 use crate::namespace::{Change, Kind, Namespace, Place, Seen, SetAttributes};
 use crate::policy::Policy;
 use crate::time::WallTime;
@@ -255,6 +255,10 @@ impl Control for End {
         self.me
     }
 
+    fn author(&self) -> Author {
+        Author::new(self.me, 0)
+    }
+
     fn namespace(&self) -> RwLockReadGuard<'_, Namespace> {
         self.share.shared.namespace.read()
     }
@@ -265,10 +269,10 @@ impl Control for End {
         let now = self.now();
         for change in &changes {
             self.share.check(&namespace, change);
-            assert_eq!(namespace.check(self.me, now, change), Ok(()), "{change:?}");
+            assert_eq!(namespace.check(self.author(), now, change), Ok(()), "{change:?}");
         }
-        namespace.change(self.me, now, changes);
-        Ok(namespace.vector().get(self.me))
+        namespace.change(self.author(), now, changes);
+        Ok(namespace.vector().get(self.author()))
     }
 
     fn settle(&self, seq: u64, _durable: bool) -> BoxFuture<'_, Result<(), Errno>> {

@@ -28,10 +28,10 @@ pub enum ControlMessage {
     },
     /// Ops that you lack, in an order you can take.
     Ops(Vec<Op>),
-    /// What I have applied, and what of it is on my stable storage.
-    Have { vector: VersionVector, durable: VersionVector },
-    /// Please put my ops up to `seq` on stable storage and answer `Have`.
-    SyncUpTo { seq: u64 },
+    /// What I have applied, and what of it is on my stable storage. Not `sure`: I may have made more, and lost it.
+    Have { vector: VersionVector, durable: VersionVector, sure: bool },
+    /// Please put my ops of this epoch up to `seq` on stable storage and answer `Have`.
+    SyncUpTo { epoch: u8, seq: u64 },
     /// My vector is below what your log still holds: I will ask for a snapshot.
     SnapshotNeeded,
     /// What my store takes and could take.
@@ -51,7 +51,7 @@ impl Message for ControlMessage {
 
     fn check(&self) -> Result<(), WireError> {
         let bounded = |vector: &VersionVector| {
-            if vector.0.len() > MAX_ROSTER { Err(malformed("a vector of too many peers")) } else { Ok(()) }
+            if vector.0.len() > MAX_ROSTER { Err(malformed("a vector of too many authors")) } else { Ok(()) }
         };
         match self {
             ControlMessage::Hello { software, vector, .. } => {
@@ -60,7 +60,7 @@ impl Message for ControlMessage {
                 }
                 bounded(vector)
             }
-            ControlMessage::Have { vector, durable } => bounded(vector).and_then(|()| bounded(durable)),
+            ControlMessage::Have { vector, durable, .. } => bounded(vector).and_then(|()| bounded(durable)),
             ControlMessage::Working { groups } if groups.len() > ANNOUNCED => Err(malformed("work on too many groups")),
             ControlMessage::Working { .. }
             | ControlMessage::Ops(_)
@@ -75,18 +75,18 @@ impl Message for ControlMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{Ino, PeerTag, hex};
+    use crate::id::{Author, Ino, PeerTag, hex};
     use crate::namespace::Change;
     use crate::time::{Hlc, Stamp};
     use crate::wire::{decode, encode};
 
     fn vector() -> VersionVector {
-        VersionVector([(PeerTag(7), 300), (PeerTag(0xabcdef), 1)].into())
+        VersionVector([(Author::new(PeerTag(7), 0), 300), (Author::new(PeerTag(0xabcdef), 0), 1)].into())
     }
 
     #[test]
     fn every_control_message_has_its_golden_bytes() {
-        let stamp = Stamp { time: Hlc(5), peer: PeerTag(7) };
+        let stamp = Stamp { time: Hlc(5), author: Author::new(PeerTag(7), 0) };
         let golden = [
             (
                 ControlMessage::Hello {
@@ -98,8 +98,11 @@ mod tests {
                 "010001111111111111111111111111111111110b73686f616c20302e312e300207ac02ef9baf0501",
             ),
             (ControlMessage::Ops(vec![Op { stamp, seq: 2, change: Change::Reap { ino: Ino(9) } }]), "0101010507020609"),
-            (ControlMessage::Have { vector: vector(), durable: VersionVector::default() }, "01020207ac02ef9baf050100"),
-            (ControlMessage::SyncUpTo { seq: 300 }, "0103ac02"),
+            (
+                ControlMessage::Have { vector: vector(), durable: VersionVector::default(), sure: true },
+                "01020207ac02ef9baf05010001",
+            ),
+            (ControlMessage::SyncUpTo { epoch: 2, seq: 300 }, "010302ac02"),
             (ControlMessage::SnapshotNeeded, "0104"),
             (ControlMessage::Load { usage: StoreUsage { stored: 1, free: 2, capacity: 300 } }, "01050102ac02"),
             (ControlMessage::Leaving, "0106"),
@@ -121,8 +124,8 @@ mod tests {
             vector: VersionVector::default(),
         };
         assert!(matches!(encode(&hello), Err(WireError::Malformed(_))));
-        let vast = VersionVector((1..=MAX_ROSTER as u32 + 1).map(|tag| (PeerTag(tag), 1)).collect());
-        let have = ControlMessage::Have { vector: vast, durable: VersionVector::default() };
+        let vast = VersionVector((1..=MAX_ROSTER as u32 + 1).map(|tag| (Author::new(PeerTag(tag), 0), 1)).collect());
+        let have = ControlMessage::Have { vector: vast, durable: VersionVector::default(), sure: true };
         assert!(matches!(encode(&have), Err(WireError::Malformed(_))));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::group::{State, state};
-use crate::id::{BlockName, Ino, PeerKey};
+use crate::id::{Author, BlockName, Ino, PeerKey};
 use crate::namespace::{Extent, Kind, NewBlock, PeerRecord, Place, Source, Standing};
 use crate::policy::{Geometry, Policy};
 use bytes::Bytes;
@@ -75,7 +75,7 @@ impl World {
 
     fn change(&mut self, by: PeerTag, change: Change) {
         let now = self.now();
-        assert_eq!(self.namespace.change(by, now, vec![change.clone()]).ops.len(), 1, "{change:?}");
+        assert_eq!(self.namespace.change(Author::new(by, 0), now, vec![change.clone()]).ops.len(), 1, "{change:?}");
     }
 
     /// A group with one block, its slots held by these.

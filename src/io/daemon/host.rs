@@ -4,19 +4,20 @@
 //! are logged and sent in the order they were stamped. Carrying out is quick: an append to the log file, a push
 //! on a bounded queue. The namespace has a lock of its own, for readers; whoever writes it holds `core` first.
 
+use super::past::PastFile;
 use crate::group::{Outcome, Work};
-use crate::id::{Ino, PeerTag, ShareId};
+use crate::id::{Author, Ino, PeerTag, ShareId};
 use crate::io::quic::{Network, RosterPeer};
 use crate::io::store::OpLog;
 use crate::namespace::{Change, Key, Namespace, PeerRecord, VersionVector};
-use crate::peer::{Effect, Event, Peer, Timer};
+use crate::peer::{Effect, Event, Past, Peer, Timer};
 use crate::time::WallTime;
 use crate::volume::Volume;
 use crate::volume::ports::{BoxFuture, Candidate, Control, Errno, ShardId, ShardStore, StoreUsage};
 use crate::wire::{ControlMessage, Request};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -49,6 +50,9 @@ pub struct Host {
     telling_roster: Mutex<()>,
     /// Told which records other machines changed.
     on_remote_change: OnceLock<Box<dyn Fn(BTreeSet<Key>) + Send + Sync>>,
+    /// The epoch of the ops that this peer makes.
+    epoch: AtomicU8,
+    past_file: PastFile,
     on_suspect: OnceLock<Box<dyn Fn(ShardId) + Send + Sync>>,
     volume: OnceLock<Volume>,
     stopping: AtomicBool,
@@ -62,9 +66,11 @@ impl Host {
         namespace: Namespace,
         log: Arc<OpLog>,
         store: Arc<dyn ShardStore>,
+        past: Past,
+        past_file: PastFile,
     ) -> Arc<Host> {
         let me = core.me();
-        let next_number = AtomicU64::new(namespace.counter(me) + 1);
+        let next_number = AtomicU64::new(past.next_number(namespace.counter(me)));
         Arc::new_cyclic(|this| Host {
             this: this.clone(),
             me,
@@ -82,6 +88,8 @@ impl Host {
             timer_set: tokio::sync::Notify::new(),
             telling_roster: Mutex::new(()),
             on_remote_change: OnceLock::new(),
+            epoch: AtomicU8::new(past.epoch),
+            past_file,
             on_suspect: OnceLock::new(),
             volume: OnceLock::new(),
             stopping: AtomicBool::new(false),
@@ -170,6 +178,7 @@ impl Host {
                         std::process::abort();
                     }
                 }
+                Effect::Remember(past) => self.remember(&past),
                 Effect::SyncLog => self.sync_log(),
                 Effect::SendControl { to, message } => {
                     if let Some(network) = self.network.get() {
@@ -207,6 +216,15 @@ impl Host {
                 }
             }
         }
+    }
+
+    fn remember(&self, past: &Past) {
+        if let Err(error) = self.past_file.save(past) {
+            // Going on could give the number of an op out twice.
+            tracing::error!("{error:#}; this peer stops");
+            std::process::abort();
+        }
+        self.epoch.store(past.epoch, Ordering::Relaxed);
     }
 
     fn set_timer(&self, after: Duration, timer: Timer) {
@@ -343,6 +361,10 @@ impl Control for Host {
         self.me
     }
 
+    fn author(&self) -> Author {
+        Author::new(self.me, self.epoch.load(Ordering::Relaxed))
+    }
+
     fn namespace(&self) -> RwLockReadGuard<'_, Namespace> {
         self.namespace.read()
     }
@@ -357,11 +379,11 @@ impl Control for Host {
         let (before, asked) = {
             let namespace = self.namespace.read();
             // The namespace leaves out what every peer would refuse: nobody may take that for done.
-            if let Some(what) = changes.iter().find_map(|change| namespace.check(self.me, now, change).err()) {
+            if let Some(what) = changes.iter().find_map(|change| namespace.check(self.author(), now, change).err()) {
                 tracing::error!("a change of this peer is out of bounds and is not made: {what}");
                 return Err(Errno(libc::EINVAL));
             }
-            (namespace.vector().get(self.me), changes.len() as u64)
+            (namespace.vector().get(self.author()), changes.len() as u64)
         };
         let (seq, effects) = core.change(&mut self.namespace.write(), changes, now);
         self.carry_out(&mut core, effects);

@@ -82,7 +82,11 @@ pub async fn admit(
 fn admit_under_lock(host: &Host, tag: crate::id::PeerTag, request: &JoinRequest) -> Result<u64, JoinRefusal> {
     let mut refusal = None;
     let admitted = host.change(&mut |namespace| {
-        if let Some(known) = namespace.peer(tag)
+        let me = host.me();
+        if namespace.peer(me).is_none() || namespace.standing(me).leaving {
+            // Nobody takes ops of a machine that has left, and whoever it let in would be nobody's peer.
+            refusal = Some(JoinRefusal::Unavailable("it leaves the share; ask for a ticket elsewhere".into()));
+        } else if let Some(known) = namespace.peer(tag)
             && known.key != request.record.key
         {
             refusal = Some(JoinRefusal::TagTaken);

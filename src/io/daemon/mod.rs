@@ -6,6 +6,7 @@ mod host;
 mod housekeeping;
 mod invite;
 mod machine;
+mod past;
 mod persist;
 mod report;
 mod setup;
@@ -21,7 +22,7 @@ use crate::io::quic::{Identity, Network};
 use crate::io::store::{Home, Shards, ShardsOptions};
 use crate::namespace::{Change, Key, Namespace, PeerRecord};
 use crate::overlay::{self, Member, Membership};
-use crate::peer::{Event, Peer};
+use crate::peer::{Event, Memory, Peer};
 use crate::volume::ports::{Control, ShardNetwork, ShardStore};
 use crate::volume::{RepairBounds, Volume, VolumeSettings};
 use crate::wire::PeerStats;
@@ -31,6 +32,7 @@ use host::Host;
 use housekeeping::Household;
 use invite::Invitations;
 use parking_lot::Mutex;
+use past::PastFile;
 use persist::Persistence;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -109,8 +111,9 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
     let member = Member::starting(me, now);
     let membership = Membership::new(member, overlay::Settings::within(config.detection), rand::random());
     let share = home.share();
-    let (core, effects) = Peer::start(me, share, membership, healing_settings(&config), &namespace);
-    let host = Host::new(share, core, namespace, persistence.log().clone(), store.clone());
+    let (past_file, past) = PastFile::open(home)?;
+    let (core, effects) = Peer::start(me, past, share, membership, healing_settings(&config), &namespace);
+    let host = Host::new(share, core, namespace, persistence.log().clone(), store.clone(), past, past_file);
     let invitations = Arc::new(Invitations::open(home.paths().root(), share)?);
     let handler =
         Arc::new(PeerHandler { host: host.clone(), invitations: invitations.clone(), volume: OnceLock::new() });
@@ -118,7 +121,7 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
     let network = Network::start(setup::quic_settings(&config), identity, Vec::new(), handler.clone())?;
     host.connect(network.clone(), effects);
     host.handle(Event::Usage(store.usage()));
-    if home.lost_power() {
+    if past.memory == Memory::Unsure {
         hear_of_own_ops(&host).await;
     }
     host.handle(Event::Ready);
@@ -177,8 +180,8 @@ async fn meet_the_others(host: &Host) {
     }
 }
 
-/// After a power cut this disk may lack the last ops this peer made, while others have them. They are taken back
-/// before a new op could be given one of their numbers.
+/// After a power cut this disk may lack the last ops this peer made, while others have them. They are taken back before
+/// anybody uses this mount; what nobody can be asked for now comes later, and keeps its numbers.
 async fn hear_of_own_ops(host: &Host) {
     if host.roster().len() < 2 {
         return;
@@ -192,12 +195,12 @@ async fn hear_of_own_ops(host: &Host) {
         if host.has_caught_up() {
             // One peer may have more of our ops than another: all that live are heard, which are here by then.
             let first = *first_heard.get_or_insert(now);
-            if host.candidates().iter().all(|peer| peer.alive) || now > first + MEET_DEADLINE {
+            if host.with_core(|core, _| core.has_heard_everyone()) || now > first + MEET_DEADLINE {
                 return;
             }
         }
         if now > deadline {
-            tracing::warn!("not every other peer answers within {HEAR_DEADLINE:?}; going on with what this disk has");
+            tracing::warn!("nobody answers within {HEAR_DEADLINE:?}; going on with what this disk has");
             return;
         }
         poll.tick().await;

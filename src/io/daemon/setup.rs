@@ -3,7 +3,7 @@
 use super::persist::Persistence;
 use super::{machine, snapshot};
 use crate::config::Config;
-use crate::id::{Ino, PeerKey, PeerTag, ShareId};
+use crate::id::{Author, Ino, PeerKey, PeerTag, ShareId};
 use crate::io::quic::{self, Identity};
 use crate::io::store::{Home, HomePaths, OpLog};
 use crate::namespace::{Change, Namespace, PeerRecord, SetAttributes};
@@ -82,7 +82,7 @@ pub fn init(home: &Path, options: InitOptions) -> anyhow::Result<InitReport> {
         // Whoever founds a share can write in it.
         Change::SetAttributes { ino: Ino::ROOT, set: owner },
     ];
-    let applied = namespace.change(identity.key().tag(), now(), changes);
+    let applied = namespace.change(Author::new(identity.key().tag(), 0), now(), changes);
     let (log, _) = OpLog::open(&created.paths().log(), |_| {})?;
     log.append(&applied.ops)?;
     Ok(report)

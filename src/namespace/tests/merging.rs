@@ -124,7 +124,7 @@ fn an_op_waits_for_what_it_builds_on() {
     let inner = w.mkdir(1, dir, "inner");
     w.put(1, file, b"two");
     let tag = w.peers[1].tag;
-    let theirs: Vec<Op> = w.ns(1).log.iter().map(|l| l.op.clone()).filter(|op| op.stamp.peer == tag).collect();
+    let theirs: Vec<Op> = w.ns(1).log.iter().map(|l| l.op.clone()).filter(|op| op.stamp.author.peer() == tag).collect();
     let now = w.clock(2);
     let applied = w.peers[2].namespace.receive(theirs, now).unwrap();
     assert!(w.names(2, ROOT).is_empty(), "not in any other place, not in any other file");

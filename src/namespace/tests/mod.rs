@@ -6,7 +6,7 @@ mod settling;
 mod worlds;
 
 use super::*;
-use crate::id::{BlockName, GroupId, PeerKey};
+use crate::id::{Author, BlockName, GroupId, PeerKey};
 use crate::policy::{Geometry, Policy};
 use bytes::Bytes;
 
@@ -84,7 +84,7 @@ impl World {
         self.now += 1;
         let now = self.clock(at);
         let peer = &mut self.peers[at];
-        let applied = peer.namespace.change(peer.tag, now, vec![change]);
+        let applied = peer.namespace.change(Author::new(peer.tag, 0), now, vec![change]);
         applied.ops[0].stamp
     }
 

@@ -244,14 +244,14 @@ fn a_change_of_an_inode_that_is_gone_is_not_taken() {
     let me = w.peers[0].tag;
     let now = w.clock(0);
     let gone = Change::SetPolicy { ino: Ino::new(me, 99), policy: None };
-    let applied = w.peers[0].namespace.change(me, now, vec![gone]);
+    let applied = w.peers[0].namespace.change(Author::new(me, 0), now, vec![gone]);
     assert_eq!(applied, Applied::default());
-    assert!(w.ns(0).check(me, now, &Change::Reap { ino: ROOT }).is_err());
+    assert!(w.ns(0).check(Author::new(me, 0), now, &Change::Reap { ino: ROOT }).is_err());
 }
 
 #[test]
 fn conflict_names_keep_the_extension_and_fit() {
-    let stamp = Stamp { time: Hlc(5000 << 16), peer: PeerTag(0xabc) };
+    let stamp = Stamp { time: Hlc(5000 << 16), author: Author::new(PeerTag(0xabc), 0) };
     let name =
         |text: &str, attempt| String::from_utf8(conflict::conflict_name(text.as_bytes(), stamp, attempt).to_vec());
     assert_eq!(name("a.txt", 1).unwrap(), "a (conflict from p000abc 5000).txt");

@@ -109,7 +109,7 @@ fn ops_are_refused_whole_and_say_why() {
     };
     assert!(matches!(refusal(&ops[1..]), OpError::Gap { got, expected, .. } if got == expected + 1));
     let stranger = altered(&|op| {
-        op.stamp.peer = PeerTag(7);
+        op.stamp.author = Author::new(PeerTag(7), 0);
         op.seq = 1;
         op.change = Change::Evict { peer: PeerTag(7) };
     });
@@ -138,7 +138,7 @@ fn ops_are_refused_whole_and_say_why() {
 #[test]
 fn changes_out_of_bounds_are_refused() {
     let peer = PeerTag(5);
-    let stamp = Stamp { time: Hlc(100), peer };
+    let stamp = Stamp { time: Hlc(100), author: Author::new(peer, 0) };
     let name = |name: &[u8]| Place { parent: ROOT, name: Bytes::copy_from_slice(name) };
     let create = |place, ino, kind| Change::Create { place, ino, kind, mode: 0, uid: 0, gid: 0, time: wall(0) };
     let file = |bytes: &[u8]| create(name(bytes), Ino::new(peer, 1), Kind::File);
@@ -249,6 +249,6 @@ fn a_damaged_snapshot_is_refused() {
     damaged(&|s| s.base.clear());
     damaged(&|s| s.base.push((Key::Counter(PeerTag(1)), Record::Xattr(Bytes::new()))));
     damaged(&|s| s.frontier.time = Hlc(u64::MAX));
-    damaged(&|s| s.vector.0.extend([(PeerTag(1), u64::MAX)]));
+    damaged(&|s| s.vector.0.extend([(Author::new(PeerTag(1), 0), u64::MAX)]));
     damaged(&|s| s.ops = s.ops.split_off(1));
 }

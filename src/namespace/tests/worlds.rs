@@ -58,7 +58,7 @@ impl Run {
         for at in 0..usize::from(peers) {
             let ops: Vec<Op> = run.world.ns(at).log.iter().map(|logged| logged.op.clone()).collect();
             let tag = run.world.peers[at].tag;
-            run.made.entry(tag).or_default().extend(ops.iter().filter(|op| op.stamp.peer == tag).cloned());
+            run.made.entry(tag).or_default().extend(ops.iter().filter(|op| op.stamp.author.peer() == tag).cloned());
             run.disks[at].log = ops;
             let base = run.world.ns(at).snapshot();
             run.disks[at].records = base.base.into_iter().collect();
@@ -71,7 +71,7 @@ impl Run {
     /// After a change of the world: the op goes to the record of all ops and the maker's log.
     fn made(&mut self, at: usize) {
         let tag = self.world.peers[at].tag;
-        let op = self.world.ns(at).log.iter().rfind(|logged| logged.op.stamp.peer == tag).unwrap().op.clone();
+        let op = self.world.ns(at).log.iter().rfind(|logged| logged.op.stamp.author.peer() == tag).unwrap().op.clone();
         self.disks[at].log.push(op.clone());
         self.made.entry(tag).or_default().push(op);
     }
@@ -328,7 +328,7 @@ impl Run {
     fn deliver(&mut self, at: usize, x: u32, y: u32, z: u32) {
         let mut batch = Vec::new();
         for (n, (tag, ops)) in self.made.iter().enumerate() {
-            let have = self.world.ns(at).vector().get(*tag);
+            let have = self.world.ns(at).vector().get(Author::new(*tag, 0));
             let count = (x >> (4 * n)) as usize % 8;
             let again = (y >> (2 * n)) as usize % 3;
             let next = ops.partition_point(|op| op.seq <= have);
@@ -452,7 +452,7 @@ impl Run {
         let first = self.world.peers[0].tag;
         let have: BTreeSet<u64> = self.made[&first].iter().map(|op| op.seq).collect();
         let missing = (1..*have.first().unwrap()).map(|seq| Op {
-            stamp: Stamp { time: Hlc((1_700_000_000_000 + seq) << 16), peer: first },
+            stamp: Stamp { time: Hlc((1_700_000_000_000 + seq) << 16), author: Author::new(first, 0) },
             seq,
             change: Change::Admit { peer: record(seq as u8) },
         });

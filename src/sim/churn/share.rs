@@ -3,7 +3,7 @@
 use super::Case;
 use super::disk::Disks;
 use crate::group::choose;
-use crate::id::{BlockName, GroupId, Ino, PeerKey, PeerTag};
+use crate::id::{Author, BlockName, GroupId, Ino, PeerKey, PeerTag};
 use crate::namespace::{BLOCK_BYTES, Change, Extent, Kind, Namespace, NewBlock, PeerRecord, Place, Source};
 use crate::sim::chance::Chance;
 use crate::time::{Stamp, WallTime};
@@ -59,7 +59,7 @@ pub fn store_item(
     let place = Place { parent: Ino::ROOT, name: Bytes::from(format!("{ino}")) };
     let open = Change::OpenGroup { group, policy: case.policy, geometry, seats };
     let create = Change::Create { place, ino, kind: Kind::File, mode: 0o644, uid: 0, gid: 0, time: now };
-    namespace.change(writer, now, vec![open, create]);
+    namespace.change(Author::new(writer, 0), now, vec![open, create]);
     let (mut extents, mut blocks) = (Vec::new(), Vec::new());
     let mut at = 0;
     while at < case.items.bytes {
@@ -74,7 +74,7 @@ pub fn store_item(
     let size = case.items.bytes;
     let (mtime, ctime) = (now, now);
     let write = Change::Write { ino, base, linked: true, extents, blocks, size, mtime, ctime, clear_suid: false };
-    namespace.change(writer, now, vec![write]);
+    namespace.change(Author::new(writer, 0), now, vec![write]);
     disks.store(group, namespace.group(group)?, slot_bytes);
     Some(group)
 }

@@ -5,7 +5,7 @@ use super::share::{address, wall};
 use super::world::{Event, World};
 use super::{Watch, WatchSettings};
 use crate::group::HealingEffect;
-use crate::id::{GroupId, PeerTag};
+use crate::id::{Author, GroupId, PeerTag};
 use crate::namespace::{Change, Key};
 use crate::overlay::{Member, Membership, MembershipEffect, MembershipEvent, MembershipTimer, Settings, neighbours};
 use crate::sim::queue::{between, later};
@@ -313,7 +313,7 @@ impl World<'_> {
     }
 
     fn change(&mut self, of: PeerTag, changes: Vec<Change>) {
-        let touched = self.namespace.change(of, wall(self.queue.now()), changes).touched;
+        let touched = self.namespace.change(Author::new(of, 0), wall(self.queue.now()), changes).touched;
         for key in touched {
             if let Key::Group(id) = key {
                 self.group_changed(id, false);

@@ -7,7 +7,7 @@ use super::share::{admit, new_key, store_item, wall};
 use super::work::Undertaking;
 use super::{Case, WatchSettings};
 use crate::group::{Healing, HealingSettings};
-use crate::id::{GroupId, PeerTag};
+use crate::id::{Author, GroupId, PeerTag};
 use crate::namespace::Namespace;
 use crate::overlay::{Membership, MembershipTimer};
 use crate::sim::chance::Chance;
@@ -275,7 +275,7 @@ impl World<'_> {
     fn admit(&mut self, subnet: u32, inviter: Option<PeerTag>) -> PeerTag {
         let key = new_key(&self.namespace, &mut self.chance);
         let (peer, now) = (key.tag(), wall(self.queue.now()));
-        self.namespace.change(inviter.unwrap_or(peer), now, vec![admit(key)]);
+        self.namespace.change(Author::new(inviter.unwrap_or(peer), 0), now, vec![admit(key)]);
         self.ring.insert(peer);
         let machine = Machine {
             presence: Presence::Away,

@@ -4,7 +4,7 @@ use crate::group::{Comparison, HealingSettings};
 use crate::id::{GroupId, PeerKey, PeerTag, ShareId};
 use crate::namespace::{Namespace, Op, PeerRecord, Snapshot};
 use crate::overlay::{Member, Membership, Settings};
-use crate::peer::{Effect, Peer};
+use crate::peer::{Effect, Memory, Past, Peer};
 use crate::policy::{Geometry, Policy};
 use crate::time::{Instant, WallTime};
 use crate::volume::ports::{ShardId, StoreUsage};
@@ -36,6 +36,8 @@ pub(super) struct Machine {
     pub full: bool,
     /// Since when it has waited to hear what others have of its ops; `None`: it need not.
     pub hearing: Option<Instant>,
+    /// What it knows of its own ops, as on its disk.
+    pub past: Past,
     /// What its messages take longer.
     pub slow: Duration,
     pub comparison: Comparison,
@@ -96,6 +98,7 @@ impl Machine {
             run: 0,
             full: false,
             hearing: None,
+            past: Past::default(),
             slow: Duration::ZERO,
             comparison: Comparison::default(),
             rotten: BTreeSet::new(),
@@ -117,12 +120,12 @@ impl Machine {
         self.namespace = Namespace::restore(self.base.clone()).expect("a snapshot of a namespace is one");
         self.namespace.receive(self.log.clone(), WallTime(i64::MAX)).expect("its own log fits");
         self.namespace.set_me(self.tag);
-        self.next_number = self.next_number.max(self.namespace.counter(self.tag) + 1);
+        self.next_number = self.past.next_number(self.namespace.counter(self.tag));
         self.comparison = Comparison::default();
         self.rotten.clear();
         self.open.clear();
         let membership = Membership::new(Member::starting(self.tag, now), Settings::within(DETECTION), seed);
-        let (peer, effects) = Peer::start(self.tag, SHARE, membership, self.settings, &self.namespace);
+        let (peer, effects) = Peer::start(self.tag, self.past, SHARE, membership, self.settings, &self.namespace);
         self.peer = Some(peer);
         effects
     }
@@ -131,6 +134,7 @@ impl Machine {
     pub fn stop(&mut self, power: bool) {
         self.peer = None;
         if power {
+            self.past.memory = Memory::Unsure;
             self.log.truncate(self.synced);
         }
     }

@@ -5,9 +5,9 @@ use super::jobs::Job;
 use super::machine::{Machine, key, record};
 use super::plan::{Fault, Plan};
 use crate::group::{self, Findings, HealingSettings, KEPT_FOR};
-use crate::id::{BlockName, GroupId, Ino, PeerTag};
+use crate::id::{Author, BlockName, GroupId, Ino, PeerTag};
 use crate::namespace::{Change, Namespace, Snapshot, Standing, VersionVector};
-use crate::peer::{Effect, Event, Timer};
+use crate::peer::{Effect, Event, Memory, Timer};
 use crate::sim::chance::Chance;
 use crate::sim::queue::{Queue, between, later};
 use crate::time::{Instant, WallTime};
@@ -120,7 +120,7 @@ impl<'a> World<'a> {
         };
         let mut founder = Namespace::new();
         let admit = |n| Change::Admit { peer: record(n) };
-        founder.change(key(0).tag(), world.wall(), (0..plan.machines).map(admit).collect());
+        founder.change(Author::new(key(0).tag(), 0), world.wall(), (0..plan.machines).map(admit).collect());
         let base = founder.snapshot();
         for n in 0..plan.machines {
             world.add(n, base.clone());
@@ -176,7 +176,7 @@ impl<'a> World<'a> {
         let (Some(peer), Some(since)) = (machine.peer.as_ref(), machine.hearing) else { return };
         let namespace = &machine.namespace;
         let first = first.or(peer.has_caught_up(namespace).then_some(now));
-        let all = peer.has_caught_up(namespace) && peer.candidates(namespace).iter().all(|one| one.alive);
+        let all = peer.has_caught_up(namespace) && peer.has_heard_everyone();
         let met = first.is_some_and(|first| between(first, now) > MEET);
         if all || met || between(since, now) > DEADLINE || namespace.peers().count() < 2 {
             self.machines[n].hearing = None;
@@ -193,8 +193,8 @@ impl<'a> World<'a> {
 
     pub fn stop(&mut self, n: usize, power: bool) {
         self.machines[n].stop(power);
-        let hears = self.machines[n].hearing.is_some();
-        self.machines[n].hearing = (power || hears).then(|| self.queue.now());
+        let unsure = self.machines[n].past.memory == Memory::Unsure;
+        self.machines[n].hearing = unsure.then(|| self.queue.now());
         let broken: Vec<(usize, usize)> =
             self.connections.keys().copied().filter(|pair| pair.0 == n || pair.1 == n).collect();
         broken.into_iter().for_each(|pair| self.disconnect(pair));
@@ -286,7 +286,7 @@ impl<'a> World<'a> {
         let wall = self.wall();
         let machine = &mut self.machines[n];
         let Some(peer) = machine.peer.as_mut() else { return 0 };
-        let (before, asked) = (machine.namespace.vector().get(machine.tag), changes.len() as u64);
+        let (before, asked) = (machine.namespace.vector().get(peer.author()), changes.len() as u64);
         let (seq, effects) = peer.change(&mut machine.namespace, changes, wall);
         self.carry_out(n, effects);
         if seq < before + asked { 0 } else { seq }
@@ -297,6 +297,7 @@ impl<'a> World<'a> {
         for effect in effects {
             match effect {
                 Effect::Persist(ops) => self.machines[n].log.extend(ops),
+                Effect::Remember(past) => self.machines[n].past = past,
                 Effect::SyncLog => {
                     let (vector, ops) = (self.machines[n].namespace.vector().clone(), self.machines[n].log.len());
                     self.queue.after(SYNC, What::Synced { of: n, run, vector, ops });
@@ -552,7 +553,11 @@ impl<'a> World<'a> {
 
     /// A new machine is admitted by one that is up, and takes its namespace.
     fn join(&mut self) {
-        let ready = |n: &usize| self.machines[*n].is_up() && self.machines[*n].hearing.is_none();
+        let ready = |n: &usize| {
+            let one = &self.machines[*n];
+            let stays = one.namespace.peer(one.tag).is_some() && !one.namespace.standing(one.tag).leaving;
+            one.is_up() && one.hearing.is_none() && stays
+        };
         let up: Vec<usize> = (0..self.machines.len()).filter(ready).collect();
         let Some(inviter) = self.chance.some(up, 1).first().copied() else { return };
         let n = self.machines.len();

@@ -183,7 +183,7 @@ fn a_flush_waits_for_its_ops_and_fsync_makes_every_holder_durable() {
         assert!(share.settled() >= 1, "its creation is known");
         write(&volume, handle, 0, &noise(1, 10_000)).await.unwrap();
         volume.flush(handle).await.unwrap();
-        assert_eq!(share.settled(), share.namespace().vector().get(share.peers()[0]));
+        assert_eq!(share.settled(), share.namespace().vector().get(crate::id::Author::new(share.peers()[0], 0)));
         volume.fsync(handle).await.unwrap();
         assert!(share.peers().into_iter().all(|peer| share.syncs(peer) == 1));
         volume.fsync(handle).await.unwrap();

@@ -2,7 +2,7 @@
 
 use super::super::{RequestError, SendError, Settings, code};
 use super::harness::{COPIES, Event, HANGING, Node, connect, settings, shard, two, within};
-use crate::id::PeerTag;
+use crate::id::{Author, PeerTag};
 use crate::namespace::VersionVector;
 use crate::volume::ports::{ShardError, ShardId, ShardNetwork};
 use crate::wire::{ControlMessage, MAX_CHUNK_BYTES, PeerStats, Request, Response, VERSION};
@@ -71,18 +71,18 @@ async fn a_body_of_another_length_than_announced_is_not_sent() {
 async fn control_messages_arrive_in_order() {
     let (a, mut b) = two().await;
     for seq in 0..2_000 {
-        a.network.send_control(b.tag(), &ControlMessage::SyncUpTo { seq }).unwrap();
+        a.network.send_control(b.tag(), &ControlMessage::SyncUpTo { epoch: 0, seq }).unwrap();
     }
     for seq in 0..2_000 {
-        assert_eq!(b.event().await, Event::Control(a.tag(), ControlMessage::SyncUpTo { seq }));
+        assert_eq!(b.event().await, Event::Control(a.tag(), ControlMessage::SyncUpTo { epoch: 0, seq }));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_queued_before_shutdown_still_arrives() {
     let (a, mut b) = two().await;
-    let vector = VersionVector((1..=4_000).map(|tag| (PeerTag(tag), 1)).collect());
-    let have = ControlMessage::Have { vector, durable: VersionVector::default() };
+    let vector = VersionVector((1..=4_000).map(|tag| (Author::new(PeerTag(tag), 0), 1)).collect());
+    let have = ControlMessage::Have { vector, durable: VersionVector::default(), sure: true };
     for _ in 0..100 {
         a.network.send_control(b.tag(), &have).unwrap();
     }
@@ -98,8 +98,8 @@ async fn a_full_control_queue_drops_the_connection_which_comes_back() {
         Node::with(super::super::Identity::generate().unwrap(), Settings { control_queue: 1_000, ..settings() });
     let mut b = Node::start();
     connect(&mut [&mut a, &mut b]).await;
-    let vector = VersionVector((1..=1_000).map(|tag| (PeerTag(tag), 1)).collect());
-    let large = ControlMessage::Have { vector, durable: VersionVector::default() };
+    let vector = VersionVector((1..=1_000).map(|tag| (Author::new(PeerTag(tag), 0), 1)).collect());
+    let large = ControlMessage::Have { vector, durable: VersionVector::default(), sure: true };
     let old = a.connection(b.tag());
     assert!(matches!(a.network.send_control(b.tag(), &large), Err(SendError::Overflow(_))));
     a.until_another(b.tag(), &old).await;

@@ -13,7 +13,7 @@ pub use segment::RECORD_BYTES;
 
 use super::error::StoreError;
 use super::sys;
-use crate::id::PeerTag;
+use crate::id::Author;
 use crate::namespace::{Op, VersionVector};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, VecDeque};
@@ -75,8 +75,8 @@ struct State {
 struct Segment {
     number: u32,
     bytes: u64,
-    /// The last op of each peer in it.
-    last: BTreeMap<PeerTag, u64>,
+    /// The last op of each author in it.
+    last: BTreeMap<Author, u64>,
 }
 
 impl Segment {
@@ -86,7 +86,7 @@ impl Segment {
 
     fn note(&mut self, ops: &[Op]) {
         for op in ops {
-            let last = self.last.entry(op.stamp.peer).or_insert(0);
+            let last = self.last.entry(op.stamp.author).or_insert(0);
             *last = op.seq.max(*last);
         }
     }

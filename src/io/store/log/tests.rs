@@ -1,17 +1,17 @@
 //! The log as a crash, a rotting disk and many threads leave it.
 
 use super::*;
-use crate::id::Ino;
+use crate::id::{Ino, PeerTag};
 use crate::namespace::Change;
 use crate::time::{Hlc, Stamp};
 
 fn op(peer: u32, seq: u64) -> Op {
-    let stamp = Stamp { time: Hlc(seq << 16), peer: PeerTag(peer) };
+    let stamp = Stamp { time: Hlc(seq << 16), author: Author::new(PeerTag(peer), 0) };
     Op { stamp, seq, change: Change::Reap { ino: Ino(seq) } }
 }
 
 fn vector(pairs: &[(u32, u64)]) -> VersionVector {
-    VersionVector(pairs.iter().map(|(peer, seq)| (PeerTag(*peer), *seq)).collect())
+    VersionVector(pairs.iter().map(|(peer, seq)| (Author::new(PeerTag(*peer), 0), *seq)).collect())
 }
 
 /// The log with all that it held.
@@ -192,7 +192,7 @@ fn appends_from_many_threads_all_become_durable_and_stay_whole() {
     drop(log);
     let (_, ops, _) = reopen(home.path()).unwrap();
     for peer in 1..=8 {
-        let mine: Vec<u64> = ops.iter().filter(|op| op.stamp.peer == PeerTag(peer)).map(|op| op.seq).collect();
+        let mine: Vec<u64> = ops.iter().filter(|op| op.stamp.author.peer() == PeerTag(peer)).map(|op| op.seq).collect();
         assert_eq!(mine, (1..=50).collect::<Vec<_>>());
     }
 }
