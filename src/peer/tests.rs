@@ -27,6 +27,7 @@ struct Machine {
     namespace: Namespace,
     /// What it would read at a restart: nothing is lost by a crash, only by a power cut.
     log: Vec<Op>,
+    past: Past,
     up: bool,
     /// Counts its starts: timers of an earlier run are void.
     run: u64,
@@ -51,13 +52,13 @@ fn key(index: usize) -> PeerKey {
     PeerKey([index as u8 + 1; 32])
 }
 
-fn start(tag: PeerTag, namespace: &Namespace, seed: u64, generation: u64) -> (Peer, Vec<Effect>) {
+fn start(tag: PeerTag, past: Past, namespace: &Namespace, seed: u64, generation: u64) -> (Peer, Vec<Effect>) {
     let membership = Membership::new(
         Member::starting(tag, WallTime(generation as i64)),
         Settings::within(Duration::from_secs(3)),
         seed,
     );
-    Peer::start(tag, Past::default(), SHARE, membership, HealingSettings::default(), namespace)
+    Peer::start(tag, past, SHARE, membership, HealingSettings::default(), namespace)
 }
 
 impl World {
@@ -90,8 +91,9 @@ impl World {
             let mut namespace = Namespace::new();
             namespace.receive(ops.clone(), WallTime(2 * SECOND as i64)).unwrap();
             namespace.set_me(tag);
-            let (peer, effects) = start(tag, &namespace, seed + index as u64, 1);
-            world.machines.push(Machine { tag, peer, namespace, log: ops.clone(), up: true, run: 0 });
+            let past = Past::default();
+            let (peer, effects) = start(tag, past, &namespace, seed + index as u64, 1);
+            world.machines.push(Machine { tag, peer, namespace, log: ops.clone(), past, up: true, run: 0 });
             world.carry_out(index, effects);
         }
         for a in 0..peers {
@@ -132,8 +134,7 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Persist(ops) => self.machines[from].log.extend(ops),
-                // These machines only crash: their logs lose nothing.
-                Effect::Remember(past) => panic!("nothing was forgotten, and yet {past:?}"),
+                Effect::Remember(past) => self.machines[from].past = past,
                 Effect::SyncLog => {
                     let vector = self.machines[from].namespace.vector().clone();
                     let run = self.machines[from].run;
@@ -226,6 +227,13 @@ impl World {
         }
     }
 
+    /// Loses its power, and with it all ops from `kept` on.
+    fn lose_power(&mut self, index: usize, kept: usize) {
+        self.crash(index);
+        self.machines[index].log.truncate(kept);
+        self.machines[index].past.memory = Memory::Unsure;
+    }
+
     fn restart(&mut self, index: usize) {
         let wall = self.wall();
         let seed = self.rng.random();
@@ -233,7 +241,7 @@ impl World {
         let mut namespace = Namespace::new();
         namespace.receive(machine.log.clone(), wall).unwrap();
         namespace.set_me(machine.tag);
-        let (peer, effects) = start(machine.tag, &namespace, seed, self.now);
+        let (peer, effects) = start(machine.tag, machine.past, &namespace, seed, self.now);
         (machine.peer, machine.namespace, machine.up, machine.run) = (peer, namespace, true, machine.run + 1);
         self.carry_out(index, effects);
         for other in 0..self.machines.len() {
@@ -246,7 +254,7 @@ impl World {
     fn create(&mut self, index: usize, name: &str) -> u64 {
         let wall = self.wall();
         let machine = &mut self.machines[index];
-        let counter = machine.namespace.counter(machine.tag) + 1;
+        let counter = machine.past.next_number(machine.namespace.counter(machine.tag));
         let change = Change::Create {
             place: Place { parent: Ino::ROOT, name: Bytes::copy_from_slice(name.as_bytes()) },
             ino: Ino::new(machine.tag, counter),
@@ -405,4 +413,61 @@ fn peers_converge_after_any_faults() {
             assert_eq!(world.machines[index].namespace.unstable(), 0, "seed {seed}, peer {index}: all is stable");
         }
     }
+}
+
+/// Machine 0 makes an op that only machine 2 gets, and loses its power, and the op.
+fn an_op_that_only_one_other_has() -> World {
+    let mut world = World::new(3, 11);
+    world.run(5 * SECOND);
+    let kept = world.machines[0].log.len();
+    world.cut.extend([(0, 1), (1, 2)]);
+    world.disconnect(0, 1);
+    world.disconnect(1, 2);
+    world.create(0, "before");
+    world.run(SECOND / 2);
+    world.lose_power(0, kept);
+    world
+}
+
+#[test]
+fn ops_lost_in_a_power_cut_come_back_from_whoever_has_them() {
+    let mut world = an_op_that_only_one_other_has();
+    world.restart(0);
+    world.run(3 * SECOND);
+    assert!(!world.machines[0].peer.has_heard_everyone(), "nobody heard machine 1");
+    assert_eq!(world.names(0), ["before"]);
+    world.heal();
+    world.run(3 * SECOND);
+    world.handle(0, Event::Ready);
+    assert_eq!(world.machines[0].past, Past::default(), "all is known, and the epoch is the old one");
+}
+
+#[test]
+fn an_op_whose_number_may_be_given_out_gets_another() {
+    let mut world = an_op_that_only_one_other_has();
+    // The only one that has the op cannot be reached, nor can it be waited for for ever.
+    world.cut = [(0, 2), (1, 2)].into();
+    world.restart(0);
+    world.run(20 * SECOND);
+    world.handle(0, Event::Ready);
+    assert_eq!(world.machines[0].past, Past { epoch: 1, memory: Memory::Apart });
+    world.create(0, "after");
+    world.create(1, "elsewhere");
+    world.run(5 * SECOND);
+    let settled = world.machines[1].namespace.unstable();
+    assert!(settled > 0, "nothing becomes stable that an op of before may come below");
+    world.heal();
+    world.run(10 * SECOND);
+    for index in 0..3 {
+        assert_eq!(world.names(index), ["after", "before", "elsewhere"], "at machine {index}");
+    }
+    assert_eq!(world.machines[0].past, Past { epoch: 1, memory: Memory::Whole });
+    // Once more after a crash: the epoch is kept.
+    world.crash(0);
+    world.restart(0);
+    world.run(3 * SECOND);
+    world.handle(0, Event::Ready);
+    world.create(0, "later");
+    world.run(3 * SECOND);
+    assert_eq!(world.names(2).len(), 4);
 }
