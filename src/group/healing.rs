@@ -359,7 +359,7 @@ enum Wanted {
 }
 
 /// What the blocks of a group take in one slot, in bytes.
-fn slot_bytes(namespace: &Namespace, id: GroupId, group: &Group) -> u64 {
+pub(super) fn slot_bytes(namespace: &Namespace, id: GroupId, group: &Group) -> u64 {
     let bytes = |(_, block): (_, crate::namespace::Block)| group.geometry.shard_bytes(block.len as usize) as u64;
     namespace.blocks_of(id).map(bytes).sum()
 }
@@ -373,4 +373,4 @@ fn rendezvous(group: GroupId, peer: PeerTag) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,8 +1,9 @@
-//! Groups: what state one is in, what losses it survives, who is chosen for it, and how it comes back to
-//! goldilocks. Pure.
+//! Groups: what state one is in, what losses it survives, who is chosen for it, how it comes back to
+//! goldilocks, and how it lets a machine go. Pure.
 
 mod choose;
 mod custody;
+mod departure;
 mod healing;
 mod plan;
 mod state;
@@ -10,6 +11,7 @@ mod survival;
 
 pub use choose::choose;
 pub use custody::{Comparison, Custody, Findings, KEPT_FOR, Unsettled, custody, owed, slots_of, useless};
+pub use departure::{HandingOver, Loss, Without, handing_over, stranded, without};
 pub use healing::{ANNOUNCED, Healing, HealingEffect, HealingSettings, Outcome, Work};
 pub use state::{State, state};
 pub use survival::{Survival, losses_survived};

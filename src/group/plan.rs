@@ -173,7 +173,7 @@ pub(super) fn live_slots(group: &Group, around: &Surroundings) -> Vec<BTreeSet<P
 }
 
 /// The slots that want somebody, and whom.
-fn fill(
+pub(super) fn fill(
     group: &Group,
     slots: &[BTreeSet<PeerTag>],
     slot_bytes: u64,

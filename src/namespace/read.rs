@@ -1,12 +1,13 @@
 //! What the namespace answers: lookups by key, by name and by path. Reaped inodes are never shown.
 
-use super::op::{Extent, Name, PeerRecord, Standing, VersionVector};
+use super::op::{Extent, Name, PeerRecord, Source, Standing, VersionVector};
 use super::record::{Block, Entry, Group, Inode, Key, Record};
 use super::{FilesSummary, Namespace};
 use crate::id::{BlockName, GroupId, Ino, PeerTag};
 use crate::policy::{DEFAULT_POLICY, Policy};
 use crate::time::{Hlc, Stamp};
 use bytes::Bytes;
+use std::collections::BTreeSet;
 
 /// More directories above one another than any path names.
 pub(super) const DEPTH: usize = 1 << 16;
@@ -83,6 +84,22 @@ impl Namespace {
     /// The groups in which a peer has a seat, in the order of their numbers.
     pub fn groups_of(&self, peer: PeerTag) -> impl Iterator<Item = (GroupId, &Group)> {
         self.tree.groups_of(peer).filter_map(|id| Some((id, self.group(id)?)))
+    }
+
+    /// How many files with a name have content in one of these groups. Goes through all extents.
+    pub fn files_in(&self, groups: &BTreeSet<GroupId>) -> u64 {
+        if groups.is_empty() {
+            return 0;
+        }
+        let extents = self.tree.range(Key::Extent(Ino(0), 0), Key::Xattr(Ino(0), Bytes::new()));
+        let inside = |(key, record): (&Key, &Record)| match (key, record) {
+            (Key::Extent(ino, _), Record::Extent(Extent { source: Source::Block { name, .. }, .. })) => {
+                self.block(name).filter(|block| groups.contains(&block.group)).map(|_| *ino)
+            }
+            _ => None,
+        };
+        let files: BTreeSet<Ino> = extents.filter_map(inside).collect();
+        files.into_iter().filter(|ino| self.inode(*ino).is_some_and(|inode| inode.nlink > 0)).count() as u64
     }
 
     /// What a peer's owner said of it.

@@ -16,10 +16,10 @@ struct Act {
     work: Work,
 }
 
-struct World {
-    namespace: Namespace,
+pub(in crate::group) struct World {
+    pub namespace: Namespace,
     healings: BTreeMap<PeerTag, Healing>,
-    candidates: Vec<Candidate>,
+    pub candidates: Vec<Candidate>,
     /// Peers that look at nothing, though alive.
     idle: BTreeSet<PeerTag>,
     acts: Vec<Act>,
@@ -28,7 +28,7 @@ struct World {
 }
 
 impl World {
-    fn new(peers: u8, settings: HealingSettings) -> World {
+    pub fn new(peers: u8, settings: HealingSettings) -> World {
         let mut world = World {
             namespace: Namespace::new(),
             healings: BTreeMap::new(),
@@ -65,7 +65,7 @@ impl World {
         tag
     }
 
-    fn tag(&self, n: usize) -> PeerTag {
+    pub fn tag(&self, n: usize) -> PeerTag {
         self.candidates[n].peer
     }
 
@@ -73,13 +73,13 @@ impl World {
         WallTime(self.seconds * 1_000_000_000)
     }
 
-    fn change(&mut self, by: PeerTag, change: Change) {
+    pub fn change(&mut self, by: PeerTag, change: Change) {
         let now = self.now();
         assert_eq!(self.namespace.change(Author::new(by, 0), now, vec![change.clone()]).ops.len(), 1, "{change:?}");
     }
 
     /// A group with one block, its slots held by these.
-    fn group(&mut self, policy: Policy, geometry: Geometry, seats: &[usize]) -> GroupId {
+    pub fn group(&mut self, policy: Policy, geometry: Geometry, seats: &[usize]) -> GroupId {
         let by = self.tag(0);
         self.numbers += 2;
         let (group, ino) = (GroupId::new(by, self.numbers), Ino::new(by, self.numbers + 1));
@@ -105,12 +105,12 @@ impl World {
         group
     }
 
-    fn rs(&mut self, seats: &[usize]) -> GroupId {
+    pub fn rs(&mut self, seats: &[usize]) -> GroupId {
         let policy = Policy::ReedSolomon { data: 4, parity: 2 };
         self.group(policy, Geometry { data: 4, parity: 2 }, seats)
     }
 
-    fn alive(&mut self, n: usize, alive: bool) {
+    pub fn alive(&mut self, n: usize, alive: bool) {
         self.candidates[n].alive = alive;
     }
 
@@ -124,7 +124,7 @@ impl World {
     }
 
     /// So many seconds in which every live peer looks once.
-    fn pass(&mut self, seconds: u32) {
+    pub fn pass(&mut self, seconds: u32) {
         for _ in 0..seconds {
             self.seconds += 1;
             let looking: Vec<PeerTag> = self.candidates.iter().filter(|one| one.alive).map(|one| one.peer).collect();
@@ -167,7 +167,7 @@ impl World {
     }
 }
 
-fn quick() -> HealingSettings {
+pub(in crate::group) fn quick() -> HealingSettings {
     HealingSettings { repair_after: Duration::from_secs(10), ..HealingSettings::default() }
 }
 
