@@ -24,7 +24,7 @@ pub fn run(home: &Path, args: Args) -> anyhow::Result<()> {
 }
 
 /// A number and a unit: at least a second, at most ten years.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "use a number and s, m, h or d, such as 90m or 24h, up to 3650d".to_owned();
     let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let (number, unit) = text.split_at(split);

@@ -4,13 +4,17 @@
 //! `background` (peers as processes of their own), `interrupt` (Ctrl-C).
 
 mod background;
+mod can_stop;
 mod compare;
 mod demo;
+mod evict;
 mod groups;
 mod init;
 mod interrupt;
 mod invite;
 mod join;
+mod leave;
+mod maintenance;
 mod mount;
 mod output;
 mod peers;
@@ -27,6 +31,7 @@ use crate::io::control::{Client, ControlError, ControlReply, ControlRequest};
 use anyhow::{Context, bail};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -67,6 +72,15 @@ enum Command {
     Where(r#where::Args),
     /// Show or set the policy of a directory or a file
     Policy(policy::Args),
+    /// Say whether machines may be stopped: whether everything could be read, and what it would then survive
+    CanStop(can_stop::Args),
+    /// Hand over what this machine holds, take it off the roster, and say when it may be switched off
+    Leave(leave::Args),
+    /// Take a machine that is gone for good, or not trusted, off the roster at once
+    Evict(evict::Args),
+    /// Announce that this machine is away for a while: no repair for it meanwhile
+    #[command(subcommand)]
+    Maintenance(maintenance::Command),
     /// Measure what policies cost, on your files and machines
     Compare(compare::Args),
     /// Show it all on this machine: start peers, copy files in, kill two peers, read everything back
@@ -126,6 +140,10 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Groups(format) => groups::run(&home()?, format),
         Command::Where(args) => r#where::run(&home()?, args),
         Command::Policy(args) => policy::run(&home()?, args),
+        Command::CanStop(args) => can_stop::run(&home()?, args),
+        Command::Leave(args) => leave::run(&home()?, args),
+        Command::Evict(args) => evict::run(&home()?, args),
+        Command::Maintenance(command) => maintenance::run(&home()?, command),
         Command::Compare(args) => compare::run(&home()?, args),
         Command::Demo(args) => demo::run(args),
         Command::Sim(command) => sim::run(command),
@@ -180,6 +198,22 @@ fn ask(home: &Path, request: &ControlRequest, deadline: Duration) -> anyhow::Res
     let reply = client.call(request, deadline, |progress| watch.show(&progress));
     watch.clear();
     Ok(reply?)
+}
+
+/// Asks for what takes long and goes on by itself, with a bar or lines of progress; `None` once somebody interrupts.
+fn follow(home: &Path, request: &ControlRequest) -> anyhow::Result<Option<ControlReply>> {
+    interrupt::watch()?;
+    let client = connect(home)?;
+    let mut watch = output::Watch::in_lines_elsewhere();
+    let reply = client.follow(request, CHANGE_DEADLINE, |progress| {
+        watch.show(&progress);
+        if interrupt::check().is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    watch.clear();
+    match reply {
+        Err(ControlError::Abandoned) => Ok(None),
+        reply => Ok(Some(reply?)),
+    }
 }
 
 /// The peer is of a version that answers something else.

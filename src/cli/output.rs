@@ -5,6 +5,7 @@ use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 /// For people, or for scripts.
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
@@ -74,6 +75,17 @@ pub fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
+/// A length of time in the two largest units that it fills.
+pub fn duration(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
 /// A bar on the terminal for work of `total` bytes; nothing where nobody watches.
 pub fn bar(what: &str, total: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total), draw_target());
@@ -99,13 +111,26 @@ fn draw_target() -> ProgressDrawTarget {
     if std::io::stdout().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
 }
 
-/// Shows the progress that the peer reports, once there is some.
+/// Shows the progress that the peer reports, once there is some: a bar on a terminal; elsewhere nothing, or lines.
 #[derive(Default)]
-pub struct Watch(Option<ProgressBar>);
+pub struct Watch {
+    bar: Option<ProgressBar>,
+    /// Print lines where there is no terminal: what was last said, and when.
+    lines: Option<(String, Option<Instant>)>,
+}
+
+/// The least time between two lines of progress.
+const LINE_EVERY: Duration = Duration::from_secs(2);
 
 impl Watch {
+    /// One that prints a line now and then where there is no terminal: for commands that are about the progress.
+    pub fn in_lines_elsewhere() -> Watch {
+        Watch { bar: None, lines: Some((String::new(), None)) }
+    }
+
     pub fn show(&mut self, progress: &Progress) {
-        let bar = self.0.get_or_insert_with(|| ProgressBar::with_draw_target(None, draw_target()));
+        self.line(progress);
+        let bar = self.bar.get_or_insert_with(|| ProgressBar::with_draw_target(None, draw_target()));
         let template = if progress.total > 0 { "{msg} [{bar:30}] {pos}/{len}" } else { "{msg}" };
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
@@ -117,8 +142,23 @@ impl Watch {
         bar.set_message(progress.text.clone());
     }
 
+    fn line(&mut self, progress: &Progress) {
+        use std::io::IsTerminal;
+        let Some((last, at)) = &mut self.lines else { return };
+        if std::io::stdout().is_terminal() || at.is_some_and(|at| at.elapsed() < LINE_EVERY) {
+            return;
+        }
+        let line = match progress.total {
+            0 => format!("{}\n", progress.text),
+            total => format!("{} ({} of {total})\n", progress.text, progress.done),
+        };
+        if line != *last && print(&line).is_ok() {
+            (*last, *at) = (line, Some(Instant::now()));
+        }
+    }
+
     pub fn clear(&self) {
-        if let Some(bar) = &self.0 {
+        if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }

@@ -16,17 +16,24 @@ pub fn run(home: &Path, format: output::Format) -> anyhow::Result<()> {
 pub fn table(peers: &[PeerReport]) -> String {
     let mut table = output::table(&["peer", "name", "address", "state", "zone", "stored", "free"]);
     for peer in peers {
-        let state = match (peer.here, peer.alive) {
+        let mut state = match (peer.here, peer.alive) {
             (true, _) => "here",
             (false, true) => "alive",
             (false, false) => "gone",
-        };
+        }
+        .to_owned();
+        if peer.leaving {
+            state += ", leaving";
+        }
+        if peer.maintenance_until.is_some() {
+            state += ", maintenance";
+        }
         let bytes = |bytes: Option<u64>| bytes.map_or("?".to_owned(), output::bytes);
         table.add_row([
             peer.id.clone(),
             peer.name.clone(),
             peer.address.clone(),
-            state.to_owned(),
+            state,
             if peer.zone.is_empty() { "-".to_owned() } else { peer.zone.clone() },
             bytes(peer.stored_bytes),
             bytes(peer.free_bytes),

@@ -33,6 +33,12 @@ fn every_documented_command_line_is_taken() {
         "shoal where /mnt/a --json",
         "shoal policy /mnt/a",
         "shoal policy /mnt/a survive:1",
+        "shoal can-stop p1 attic --json",
+        "shoal leave --accept-loss",
+        "shoal leave --cancel",
+        "shoal evict p1 --accept-loss",
+        "shoal maintenance on --for 2h",
+        "shoal maintenance off",
         "shoal compare",
         "shoal compare a b --policies replicate:3,rs:4+2,survive:2 --json",
         "shoal demo --peers 8 --dir /usr/share --keep",
@@ -54,6 +60,9 @@ fn wrong_usage_is_one_line_that_says_what_is_wrong() {
     assert!(refused("shoal init --policy rs:31+2").contains("too many shards"));
     assert!(refused("shoal compare --policies rs:4+2,nothing").contains("'nothing' is no policy"));
     assert!(refused("shoal invite --expires soon").contains("such as 90m or 24h"));
+    assert!(refused("shoal maintenance on --for soon").contains("such as 90m or 24h"));
+    assert!(refused("shoal can-stop").contains("<PEER>"));
+    assert!(refused("shoal leave --cancel --accept-loss").contains("--accept-loss"));
     assert!(refused("shoal invite --uses 0").contains("0 is not in"));
     assert!(refused("shoal demo --peers 2").contains("2 is not in 6..=32"));
     assert!(refused("shoal serve --ready-fd 3").contains("--foreground"));
@@ -90,7 +99,21 @@ fn commands_say_whether_the_home_is_none_or_its_peer_is_not_running() {
         one_line(&run(parsed(&line).unwrap()).unwrap_err())
     };
     let none = place.path().join("none");
-    for line in ["status", "peers --json", "groups", "where /a", "policy /a", "invite", "stop", "serve", "compare"] {
+    for line in [
+        "status",
+        "peers --json",
+        "groups",
+        "where /a",
+        "policy /a",
+        "invite",
+        "stop",
+        "serve",
+        "compare",
+        "can-stop a",
+        "leave",
+        "evict a",
+        "maintenance on",
+    ] {
         let text = said(&none, line);
         assert!(
             text.contains("is no peer's home yet; make it one with shoal init or shoal join TICKET"),

@@ -8,13 +8,13 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Detection, the absence that is put up with, and the rebuilding of little data.
-const HEALED: Duration = Duration::from_secs(60);
+pub const HEALED: Duration = Duration::from_secs(60);
 
 /// What nobody needs is kept for a minute after it was last put.
 const FREED: Duration = Duration::from_secs(120);
 
 /// A share whose machines wait only a second for one that is dead, mounted on machine 0.
-fn impatient(machines: usize, policy: &str) -> Cluster {
+pub fn impatient(machines: usize, policy: &str) -> Cluster {
     let mut cluster = Cluster::loopback(machines);
     (0..machines).for_each(|i| start(&mut cluster, i));
     cluster.all_in_sight();
@@ -23,7 +23,7 @@ fn impatient(machines: usize, policy: &str) -> Cluster {
 }
 
 /// Starts a machine that waits only a second for one that is dead.
-fn start(cluster: &mut Cluster, i: usize) {
+pub fn start(cluster: &mut Cluster, i: usize) {
     if i == 0 {
         cluster.init(0);
     } else {
@@ -34,22 +34,22 @@ fn start(cluster: &mut Cluster, i: usize) {
     cluster.serve(i);
 }
 
-fn mounted(cluster: &mut Cluster, policy: &str) {
+pub fn mounted(cluster: &mut Cluster, policy: &str) {
     let mountpoint = cluster.mount(0);
     cluster.run(0, &["policy", mountpoint.to_str().unwrap(), policy]).ok();
 }
 
-fn groups(cluster: &Cluster, i: usize) -> Vec<Value> {
+pub fn groups(cluster: &Cluster, i: usize) -> Vec<Value> {
     cluster.json(i, &["groups"]).as_array().unwrap().clone()
 }
 
-fn all_goldilocks(cluster: &Cluster, i: usize) -> bool {
+pub fn all_goldilocks(cluster: &Cluster, i: usize) -> bool {
     let groups = groups(cluster, i);
     !groups.is_empty() && groups.iter().all(|group| group["state"] == "goldilocks")
 }
 
 /// The live participants of all groups.
-fn seated(cluster: &Cluster, i: usize) -> BTreeSet<String> {
+pub fn seated(cluster: &Cluster, i: usize) -> BTreeSet<String> {
     let participants = groups(cluster, i)
         .into_iter()
         .flat_map(|group| group["slots"].as_array().unwrap().clone())
@@ -57,11 +57,11 @@ fn seated(cluster: &Cluster, i: usize) -> BTreeSet<String> {
     participants.filter(|one| one["alive"] == true).map(|one| one["peer"].as_str().unwrap().to_owned()).collect()
 }
 
-fn id(cluster: &Cluster, i: usize) -> String {
+pub fn id(cluster: &Cluster, i: usize) -> String {
     cluster.id(i).as_str().unwrap().to_owned()
 }
 
-fn same(path: &Path, content: &[u8]) -> bool {
+pub fn same(path: &Path, content: &[u8]) -> bool {
     fs::read(path).is_ok_and(|found| found == content)
 }
 

@@ -7,6 +7,7 @@ mod groups;
 mod harness;
 mod healing;
 mod joining;
+mod looking_after;
 mod namespaces;
 mod promises;
 mod refusals;

@@ -4,6 +4,7 @@ use super::message::Line;
 use super::{ControlError, ControlReply, ControlRequest, MAX_REPLY_BYTES, Progress, socket_path, with_short_path};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -37,6 +38,19 @@ impl Client {
         deadline: Duration,
         mut on_progress: impl FnMut(Progress),
     ) -> Result<ControlReply, ControlError> {
+        self.follow(request, deadline, |progress| {
+            on_progress(progress);
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// The same, until `on_progress` breaks off.
+    pub fn follow(
+        &self,
+        request: &ControlRequest,
+        deadline: Duration,
+        mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<ControlReply, ControlError> {
         let mut stream = self.open()?;
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
@@ -67,7 +81,11 @@ impl Client {
                 return Err(self.broken(why));
             }
             match serde_json::from_slice(&line) {
-                Ok(Line::Progress(progress)) => on_progress(progress),
+                Ok(Line::Progress(progress)) => {
+                    if on_progress(progress).is_break() {
+                        return Err(ControlError::Abandoned);
+                    }
+                }
                 Ok(Line::Reply(reply)) => return Ok(reply),
                 Ok(Line::Error { message }) => return Err(ControlError::Refused(message)),
                 Err(error) => return Err(self.broken(format!("its answer is not understood ({error})"))),

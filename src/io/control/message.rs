@@ -1,6 +1,9 @@
 //! What goes over the control socket, one JSON value a line.
 
-use super::report::{GroupsReport, MountReport, PeersReport, PolicyReport, StatsReport, StatusReport, WhereReport};
+use super::report::{
+    CanStopReport, EvictReport, GroupsReport, LeaveReport, MountReport, PeersReport, PolicyReport, StatsReport,
+    StatusReport, WhereReport,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::ffi::OsStr;
 use std::fmt;
@@ -37,6 +40,18 @@ pub enum ControlRequest {
     DropCaches,
     /// Where this peer has the share mounted: [`ControlReply::Mounts`].
     WhichMounts,
+    /// What the share would be without these peers, by id or name: [`ControlReply::CanStop`].
+    CanStop { peers: Vec<String> },
+    /// Take a peer, by id or name, off the roster: [`ControlReply::Evicted`], or an error that says what would be lost.
+    Evict { peer: String, accept_loss: bool },
+    /// Hand over what this peer holds, then take it off the roster and end it: progress all the while, and
+    /// [`ControlReply::Left`] when the machine may be switched off.
+    Leave { accept_loss: bool },
+    /// Stay after all: [`ControlReply::Done`].
+    CancelLeave,
+    /// For so many seconds from now this peer's being away is no reason for repair; 0: it is again:
+    /// [`ControlReply::Done`].
+    Maintenance { secs: u64 },
 }
 
 /// What the peer answers.
@@ -61,6 +76,9 @@ pub enum ControlReply {
     },
     Stats(StatsReport),
     Mounts(Vec<MountReport>),
+    CanStop(CanStopReport),
+    Evicted(EvictReport),
+    Left(LeaveReport),
 }
 
 /// How far a long command has come.

@@ -13,8 +13,9 @@ pub mod server;
 pub use client::Client;
 pub use message::{ByteText, ControlReply, ControlRequest, Progress};
 pub use report::{
-    AliveParticipant, BlockReport, GroupCounts, GroupReport, GroupsReport, MountReport, PeerReport, PeersReport,
-    PolicyReport, ShardReport, SlotReport, StatsReport, StatusReport, WhereReport,
+    AliveParticipant, BlockReport, CanStopReport, EvictReport, GroupCounts, GroupReport, GroupsReport, LeaveReport,
+    MountReport, PeerReport, PeersReport, PolicyReport, ShardReport, SlotReport, StatsReport, StatusReport,
+    WhereReport,
 };
 pub use server::{Commands, ProgressSink, Server, serve};
 
@@ -53,6 +54,9 @@ pub enum ControlError {
     /// The connection or what came over it is broken: the peer died, or is another version.
     #[error("the peer of {home} broke off: {why}; its log is {log}", log = .home.join("peer.log").display())]
     Broken { home: PathBuf, why: String },
+    /// The caller stopped waiting; what was asked goes on.
+    #[error("it was not waited for")]
+    Abandoned,
     /// The peer did not do it, and says why.
     #[error("{0}")]
     Refused(String),

@@ -62,6 +62,10 @@ pub struct PeerReport {
     pub stored_bytes: Option<u64>,
     pub free_bytes: Option<u64>,
     pub capacity_bytes: Option<u64>,
+    /// Its owner has it leave: others take over what it holds.
+    pub leaving: bool,
+    /// Until then, in seconds since 1970, its being away is no reason for repair; none: no maintenance is announced.
+    pub maintenance_until: Option<u64>,
 }
 
 /// `shoal groups`.
@@ -158,6 +162,41 @@ pub struct StatsReport {
     pub peers_answered: u32,
     /// Peers that were alive and asked.
     pub peers_asked: u32,
+}
+
+/// `shoal can-stop`: the share with some peers gone.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct CanStopReport {
+    /// Their ids.
+    pub peers: Vec<String>,
+    /// Everything can still be read.
+    pub readable: bool,
+    /// Files and blocks that cannot be read then.
+    pub files_unreadable: u64,
+    pub blocks_unreadable: u64,
+    /// Any so many machines more may be lost then, and everything can be read; none: it cannot.
+    pub survives: Option<u32>,
+    /// The same, once the others are whole again by themselves.
+    pub survives_healed: u32,
+}
+
+/// `shoal evict`: who is off the roster now, and what went with it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct EvictReport {
+    pub peer: String,
+    pub name: String,
+    pub files_lost: u64,
+    pub blocks_lost: u64,
+    /// Any so many machines more may be lost now; none: something cannot be read.
+    pub survives: Option<u32>,
+}
+
+/// `shoal leave`: this machine is off the roster, and may be switched off.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LeaveReport {
+    pub peer: String,
+    pub files_lost: u64,
+    pub blocks_lost: u64,
 }
 
 /// A place where the answering peer has the share mounted.

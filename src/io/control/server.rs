@@ -36,6 +36,11 @@ impl ProgressSink {
         (ProgressSink(sender), receiver)
     }
 
+    /// The client is gone: who only reports may stop.
+    pub fn is_abandoned(&self) -> bool {
+        self.0.is_closed()
+    }
+
     /// `total` 0: not known.
     pub fn report(&self, text: impl Into<String>, done: u64, total: u64) {
         let _ = self.0.try_send(Progress { text: text.into(), done, total });
@@ -170,8 +175,11 @@ async fn client(stream: UnixStream, owner: u32, commands: Arc<dyn Commands>, cli
     let last = loop {
         tokio::select! {
             biased;
-            Some(progress) = progress.recv(), if listening => {
-                listening = write_line(&mut writer, &Line::Progress(progress)).await.is_ok();
+            Some(said) = progress.recv(), if listening => {
+                listening = write_line(&mut writer, &Line::Progress(said)).await.is_ok();
+                if !listening {
+                    progress.close();
+                }
             }
             finished = &mut command => break match finished {
                 Ok(Ok(reply)) => Line::Reply(reply),

@@ -61,6 +61,13 @@ impl Daemon {
                 self.ask_all(Request::DropCaches).await;
                 Ok(ControlReply::Done)
             }
+            ControlRequest::CanStop { peers } => self.can_stop(&peers).map(ControlReply::CanStop),
+            ControlRequest::Evict { peer, accept_loss } => {
+                self.evict(&peer, accept_loss).await.map(ControlReply::Evicted)
+            }
+            ControlRequest::Leave { accept_loss } => self.leave(accept_loss, progress).await,
+            ControlRequest::CancelLeave => self.cancel_leave().await.map(|()| ControlReply::Done),
+            ControlRequest::Maintenance { secs } => self.maintenance(secs).await.map(|()| ControlReply::Done),
             ControlRequest::WhichMounts => Ok(ControlReply::Mounts(report::mounts(self.mountpoints()))),
         }
     }

@@ -5,6 +5,7 @@ mod handler;
 mod host;
 mod housekeeping;
 mod invite;
+mod leaving;
 mod machine;
 mod past;
 mod persist;
@@ -79,6 +80,7 @@ struct Daemon {
     mounts: Mutex<BTreeMap<PathBuf, Arc<Mounted>>>,
     mount_options: fuse::MountOptions,
     household: Arc<Household>,
+    parting: leaving::Parting,
     scrub_within: Duration,
     listen: SocketAddr,
     stopped: tokio::sync::watch::Sender<bool>,
@@ -144,6 +146,7 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
         mounts: Mutex::default(),
         mount_options: fuse::MountOptions::default(),
         household: Arc::default(),
+        parting: leaving::Parting::default(),
         scrub_within: config.scrub_within,
         listen: config.listen,
         stopped: tokio::sync::watch::channel(false).0,
@@ -156,6 +159,7 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
     }
     tokio::spawn(upkeep(Arc::downgrade(&daemon)));
     housekeeping::start(&daemon);
+    tokio::spawn(leaving::watch_for_leaving(Arc::downgrade(&daemon)));
     meet_the_others(&host).await;
     ready();
 
@@ -294,15 +298,20 @@ impl Daemon {
         self.mounts.lock().keys().cloned().collect()
     }
 
-    /// Makes everything safe, lets go of the mounts, tells the others and ends `until_stopped`. The error says
-    /// what is not safe; the peer stops all the same.
-    async fn finish(&self) -> Result<(), String> {
+    /// Makes everything safe and lets go of the mounts. The error says what is not safe, or still mounted.
+    async fn let_go_of_all(&self) -> Result<(), String> {
         let mut outcome = self.flush().await;
         let mounts: Vec<Arc<Mounted>> = self.mounts.lock().values().cloned().collect();
         for mounted in mounts {
             outcome = outcome.and(self.let_go(&mounted).await);
         }
-        outcome = outcome.and(self.flush().await);
+        outcome.and(self.flush().await)
+    }
+
+    /// Makes everything safe, lets go of the mounts, tells the others and ends `until_stopped`. The error says
+    /// what is not safe; the peer stops all the same.
+    async fn finish(&self) -> Result<(), String> {
+        let mut outcome = self.let_go_of_all().await;
         self.host.handle(Event::Leaving);
         let checkpoint = self.persistence.checkpoint(&self.host, true).await;
         outcome = outcome.and(checkpoint.map_err(|error| format!("{error:#}")));

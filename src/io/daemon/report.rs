@@ -62,6 +62,7 @@ pub fn peers(host: &Host) -> Vec<PeerReport> {
     let report = |candidate: Candidate| {
         let record = namespace.peer(candidate.peer)?;
         let usage = host.usage(candidate.peer);
+        let until = namespace.standing(candidate.peer).maintenance_until;
         Some(PeerReport {
             id: candidate.peer.to_string(),
             name: record.name.clone(),
@@ -73,6 +74,8 @@ pub fn peers(host: &Host) -> Vec<PeerReport> {
             stored_bytes: usage.map(|usage| usage.stored),
             free_bytes: usage.map(|usage| usage.free),
             capacity_bytes: usage.map(|usage| usage.capacity),
+            leaving: candidate.leaving,
+            maintenance_until: (until > host.now()).then(|| until.millis() / 1000),
         })
     };
     candidates.into_iter().filter_map(report).collect()

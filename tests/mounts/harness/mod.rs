@@ -323,11 +323,17 @@ impl Cluster {
     #[track_caller]
     pub fn stop(&mut self, i: usize) {
         self.run(i, &["stop"]).ok();
+        self.ends(i);
+    }
+
+    /// The process of machine `i` ends by itself, with exit code 0.
+    #[track_caller]
+    pub fn ends(&mut self, i: usize) {
         let mut child = self.machines[i].process.take().expect("the machine runs");
         let status = ends_within(&mut child, BOUND);
         self.reaped(&mut child);
-        let status = status.unwrap_or_else(|| panic!("peer {i} still ran {BOUND:?} after `shoal stop`"));
-        assert!(status.success(), "peer {i} ended with {status} after `shoal stop`\n{}", self.log(i));
+        let status = status.unwrap_or_else(|| panic!("peer {i} still runs after {BOUND:?}"));
+        assert!(status.success(), "peer {i} ended with {status}\n{}", self.log(i));
         assert!(!self.is_mounted(i), "peer {i} stopped and left its mount behind");
     }
 

@@ -1,0 +1,217 @@
+//! Machines that go: what the share would be without them, taking one off the roster, draining this one until it may
+//! be switched off, and announcing that one is away for a while.
+
+use super::Daemon;
+use crate::group::{self, HandingOver, Loss};
+use crate::id::PeerTag;
+use crate::io::control::{CanStopReport, ControlReply, EvictReport, LeaveReport, ProgressSink};
+use crate::namespace::{Change, Namespace, Standing};
+use crate::time::WallTime;
+use crate::volume::ports::Control;
+use std::collections::BTreeSet;
+use std::sync::Weak;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How often a machine that leaves looks at what is left to hand over.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// For so long nothing may have been left before it goes: a writer elsewhere may be about to name a block whose shard
+/// it put here before it knew.
+const CALM: Duration = Duration::from_secs(3);
+
+/// A machine's way out of the share.
+#[derive(Default)]
+pub struct Parting {
+    /// What nobody else can take may be lost with this machine. Said by a person, for this run.
+    accept_loss: AtomicBool,
+    /// This machine is off the roster, and what went with it.
+    gone: watch::Sender<Option<LeaveReport>>,
+}
+
+impl Daemon {
+    /// The peer that a person means by its id or its name.
+    fn find_peer(&self, text: &str) -> Result<PeerTag, String> {
+        let namespace = self.host.namespace();
+        let named =
+            |(tag, record): &(PeerTag, &crate::namespace::PeerRecord)| tag.to_string() == text || record.name == text;
+        let found: Vec<PeerTag> = namespace.peers().filter(named).map(|(tag, _)| tag).collect();
+        match found[..] {
+            [peer] => Ok(peer),
+            [] => Err(format!(
+                "'{}' is no peer of this share; give an id or a name from shoal peers",
+                text.escape_debug()
+            )),
+            _ => Err(format!("{} machines are called '{text}'; give an id from shoal peers", found.len())),
+        }
+    }
+
+    fn alive(&self) -> BTreeSet<PeerTag> {
+        self.host.candidates().into_iter().filter(|one| one.alive).map(|one| one.peer).collect()
+    }
+
+    pub(super) fn can_stop(&self, peers: &[String]) -> Result<CanStopReport, String> {
+        let gone: BTreeSet<PeerTag> = peers.iter().map(|peer| self.find_peer(peer)).collect::<Result<_, _>>()?;
+        let found = group::without(&self.host.namespace(), &self.alive(), &gone);
+        Ok(CanStopReport {
+            peers: gone.iter().map(ToString::to_string).collect(),
+            readable: found.unreadable.is_none(),
+            files_unreadable: found.unreadable.files,
+            blocks_unreadable: found.unreadable.blocks,
+            survives: found.survives,
+            survives_healed: found.survives_healed,
+        })
+    }
+
+    pub(super) async fn evict(&self, text: &str, accept_loss: bool) -> Result<EvictReport, String> {
+        let peer = self.find_peer(text)?;
+        if peer == self.host.me() {
+            return Err("that is this machine; have it leave with shoal leave".to_owned());
+        }
+        let alive = self.alive();
+        let found = group::without(&self.host.namespace(), &alive, &[peer].into());
+        if !found.lost.is_none() && !accept_loss {
+            return Err(format!(
+                "without {text}, {} would be lost: start the machines that are gone, or have {text} hand over with shoal leave there; give --accept-loss to lose that",
+                told(found.lost)
+            ));
+        }
+        let name = self.host.namespace().peer(peer).map(|record| record.name.clone()).unwrap_or_default();
+        self.tell(&mut |_| vec![Change::Evict { peer }]).await?;
+        Ok(EvictReport {
+            peer: peer.to_string(),
+            name,
+            files_lost: found.lost.files,
+            blocks_lost: found.lost.blocks,
+            survives: found.survives,
+        })
+    }
+
+    /// Has this machine drained, and says how far that is, until it has gone or is to stay.
+    pub(super) async fn leave(&self, accept_loss: bool, progress: ProgressSink) -> Result<ControlReply, String> {
+        let stranded = self.stranded();
+        if !stranded.is_none() && !accept_loss {
+            return Err(format!(
+                "{} would be lost with this machine: no other is there, or has the room, to take over; let one join with shoal invite, or give --accept-loss to lose that",
+                told(stranded)
+            ));
+        }
+        self.parting.accept_loss.store(accept_loss, Ordering::Relaxed);
+        self.set_standing(|standing| standing.leaving = true).await?;
+        let mut gone = self.parting.gone.subscribe();
+        let mut most = 0;
+        loop {
+            if let Some(report) = gone.borrow_and_update().clone() {
+                return Ok(ControlReply::Left(report));
+            }
+            if !self.is_leaving() && self.host.namespace().peer(self.host.me()).is_some() {
+                return Err("it was taken back: this machine stays in the share".to_owned());
+            }
+            if progress.is_abandoned() {
+                return Ok(ControlReply::Done);
+            }
+            let left = self.handing_over();
+            most = left.blocks.max(most);
+            let text = match left.blocks {
+                0 => "all is handed over; taking leave".to_owned(),
+                _ => format!("handing over, {} left", humansize::format_size(left.bytes, humansize::BINARY)),
+            };
+            progress.report(text, most - left.blocks, most);
+            let _ = tokio::time::timeout(LOOK, gone.changed()).await;
+        }
+    }
+
+    pub(super) async fn cancel_leave(&self) -> Result<(), String> {
+        if !self.is_leaving() {
+            return Err("this machine is not leaving".to_owned());
+        }
+        self.set_standing(|standing| standing.leaving = false).await
+    }
+
+    pub(super) async fn maintenance(&self, secs: u64) -> Result<(), String> {
+        let length = i64::try_from(secs).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
+        let until = if secs == 0 { WallTime::default() } else { WallTime(self.host.now().0.saturating_add(length)) };
+        self.set_standing(|standing| standing.maintenance_until = until).await
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.host.namespace().standing(self.host.me()).leaving
+    }
+
+    fn stranded(&self) -> Loss {
+        group::stranded(&self.host.namespace(), &self.host.candidates(), self.host.me())
+    }
+
+    fn handing_over(&self) -> HandingOver {
+        let accepted = self.parting.accept_loss.load(Ordering::Relaxed);
+        group::handing_over(&self.host.namespace(), &self.host.candidates(), self.host.me(), accepted)
+    }
+
+    async fn set_standing(&self, set: impl Fn(&mut Standing) + Send + Sync) -> Result<(), String> {
+        let peer = self.host.me();
+        self.tell(&mut |namespace| {
+            let mut standing = namespace.standing(peer);
+            set(&mut standing);
+            if standing == namespace.standing(peer) { Vec::new() } else { vec![Change::SetStanding { peer, standing }] }
+        })
+        .await
+    }
+
+    /// Makes changes that every connected peer has when this returns.
+    async fn tell(&self, plan: &mut (dyn FnMut(&Namespace) -> Vec<Change> + Send)) -> Result<(), String> {
+        let seq = self.host.change(&mut |namespace| Ok(plan(namespace))).map_err(|error| error.to_string())?;
+        let settled = self.host.settle(seq, false).await;
+        settled.map_err(|error| format!("it is done here, but not every connected peer has heard of it: {error}"))
+    }
+
+    /// Takes this machine, which has handed everything over, off the roster and ends it.
+    async fn part(&self) -> Result<(), String> {
+        // What people wrote here is stored and named before nobody hears this machine any more.
+        self.let_go_of_all().await?;
+        let left = self.handing_over();
+        if left.groups > 0 {
+            return Err(format!("{} blocks more are to be handed over", left.blocks));
+        }
+        let lost = self.stranded();
+        let peer = self.host.me();
+        self.tell(&mut |_| vec![Change::Evict { peer }]).await?;
+        tracing::info!("this machine has left the share and may be switched off");
+        let report = LeaveReport { peer: peer.to_string(), files_lost: lost.files, blocks_lost: lost.blocks };
+        self.parting.gone.send_replace(Some(report));
+        self.finish().await
+    }
+}
+
+/// Watches for this machine's leaving, which goes on over restarts, and carries it out to its end.
+pub async fn watch_for_leaving(daemon: Weak<Daemon>) {
+    let mut nothing_left: Option<Instant> = None;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some(this) = daemon.upgrade() else { return };
+        let alone = this.alive().len() <= 1;
+        let ready = this.is_leaving()
+            && this.handing_over().groups == 0
+            // One that hears nobody does not know what the others did meanwhile.
+            && (!alone || this.parting.accept_loss.load(Ordering::Relaxed));
+        if !ready {
+            nothing_left = None;
+            continue;
+        }
+        if nothing_left.get_or_insert_with(Instant::now).elapsed() < CALM {
+            continue;
+        }
+        match this.part().await {
+            Ok(()) => return,
+            Err(why) => tracing::warn!("this machine cannot leave yet: {why}"),
+        }
+        nothing_left = None;
+    }
+}
+
+/// "3 files (12 blocks)".
+fn told(loss: Loss) -> String {
+    let many = |number: u64, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+    format!("{} ({})", many(loss.files, "file"), many(loss.blocks, "block"))
+}

@@ -1,0 +1,132 @@
+//! The commands that look after a share: who may be stopped, who is taken off, who leaves, who is away for a while.
+
+use crate::harness::{BOUND, Cluster, PATIENCE, Ran, ends_within, run, tree};
+use crate::healing::{HEALED, all_goldilocks, groups, id, impatient, mounted, same, seated};
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Exit code 1 and one line with these words.
+#[track_caller]
+fn refused(ran: &Ran, words: &[&str]) {
+    assert_eq!(ran.code, Some(1), "`{}`\n{}{}", ran.line, ran.stdout, ran.stderr);
+    let message = ran.stderr.trim();
+    assert_eq!(message.lines().count(), 1, "one line says it: {message}");
+    assert!(words.iter().all(|word| message.contains(word)), "not all of {words:?} in: {message}");
+}
+
+/// The machines among the first so many that hold shards, as the first one sees it.
+fn holders(cluster: &Cluster, machines: usize) -> Vec<usize> {
+    let seated = seated(cluster, 0);
+    (0..machines).filter(|i| seated.contains(&id(cluster, *i))).collect()
+}
+
+fn name(i: usize) -> String {
+    format!("peer{i}")
+}
+
+/// Whether the first machine has that one on its roster.
+fn on_roster(cluster: &Cluster, i: usize) -> bool {
+    cluster.json(0, &["peers"]).as_array().unwrap().iter().any(|peer| peer["name"] == name(i))
+}
+
+#[test]
+fn a_machine_is_stopped_or_evicted_only_where_the_others_have_everything() {
+    let mut cluster = Cluster::share(3);
+    mounted(&mut cluster, "replicate:2");
+    let content = tree::noise(31, 3 << 20);
+    fs::write(cluster.path(0).join("file"), &content).unwrap();
+    let held = holders(&cluster, 3);
+    assert_eq!(held.len(), 2, "{held:?}");
+    let (first, second) = (name(held[0]), name(held[1]));
+
+    let one = cluster.json(0, &["can-stop", &second]);
+    assert_eq!((&one["readable"], &one["survives"]), (&true.into(), &0.into()), "{one}");
+    let said = cluster.run(0, &["can-stop", &second]).ok();
+    assert!(said.contains("It would then survive no further loss"), "{said}");
+    refused(&cluster.run(0, &["can-stop", &first, &second]), &["1 file (3 blocks)"]);
+    let both: serde_json::Value =
+        serde_json::from_str(&cluster.run(0, &["can-stop", &first, &second, "--json"]).stdout).unwrap();
+    assert_eq!((&both["readable"], &both["blocks_unreadable"]), (&false.into(), &3.into()), "{both}");
+    refused(&cluster.run(0, &["can-stop", "nobody"]), &["'nobody' is no peer"]);
+
+    refused(&cluster.run(0, &["evict", "peer0"]), &["shoal leave"]);
+    // With one of the two gone, the other is the last that has it.
+    let (gone, last) = if held[1] == 0 { (held[0], held[1]) } else { (held[1], held[0]) };
+    let asked = (0..3).find(|i| *i != gone && *i != last).unwrap();
+    cluster.kill(gone);
+    cluster.wait_until(BOUND, "the dead machine is known dead", |c| !c.sees_alive(asked, gone));
+    refused(&cluster.run(asked, &["evict", &name(last)]), &["1 file (3 blocks) would be lost", "--accept-loss"]);
+    cluster.run(asked, &["evict", &name(gone)]).ok();
+    cluster.wait_until(HEALED, "the third machine has the second copy", |c| all_goldilocks(c, 0));
+    assert!(!on_roster(&cluster, gone));
+    assert!(same(&cluster.path(0).join("file"), &content));
+}
+
+#[test]
+fn a_machine_that_leaves_hands_over_first_and_may_change_its_mind() {
+    let mut cluster = impatient(4, "replicate:2");
+    let content = tree::noise(32, 6 << 20);
+    fs::write(cluster.path(0).join("file"), &content).unwrap();
+    let goes = *holders(&cluster, 4).last().unwrap();
+    assert_ne!(goes, 0, "two machines hold it");
+    refused(&cluster.run(goes, &["leave", "--cancel"]), &["not leaving"]);
+
+    let mut child = cluster.shoal(goes, &["leave"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    cluster.wait_until(BOUND, "it is known to leave", |c| {
+        c.json(0, &["peers"]).as_array().unwrap().iter().any(|peer| peer["leaving"] == true)
+    });
+    run(Command::new("kill").arg("-INT").arg(child.id().to_string()), PATIENCE).ok();
+    let status = ends_within(&mut child, BOUND).expect("an interrupted command ends");
+    assert_eq!(status.code(), Some(1));
+    let said = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+    assert!(said.contains("goes on leaving") && said.contains("shoal leave --cancel"), "{said}");
+    cluster.run(goes, &["leave", "--cancel"]).ok();
+    assert!(cluster.json(0, &["peers"]).as_array().unwrap().iter().all(|peer| peer["leaving"] == false));
+
+    let goes = *holders(&cluster, 4).last().unwrap();
+    let said = cluster.run(goes, &["leave"]).ok();
+    assert!(said.contains("handed over") && said.contains("may be switched off"), "{said}");
+    cluster.ends(goes);
+    cluster.wait_until(HEALED, "all is well without it", |c| all_goldilocks(c, 0));
+    assert_eq!(cluster.status(0)["peers"].as_array().unwrap().len(), 3);
+    assert_eq!(cluster.status(0)["survives_now"], 1);
+    assert!(same(&cluster.path(0).join("file"), &content));
+    refused(&cluster.run(goes, &["serve", "--foreground"]), &["was taken off the roster"]);
+}
+
+#[test]
+fn the_last_machine_does_not_leave_without_a_word() {
+    let mut cluster = Cluster::share(1);
+    mounted(&mut cluster, "survive:2");
+    let file = cluster.path(0).join("file");
+    fs::write(&file, tree::noise(33, 2 << 20)).unwrap();
+    refused(&cluster.run(0, &["leave"]), &["1 file (2 blocks) would be lost", "--accept-loss"]);
+    assert!(file.exists(), "what was refused changed nothing");
+    let said = cluster.run(0, &["leave", "--accept-loss"]).ok();
+    assert!(said.contains("1 file (2 blocks) went with it"), "{said}");
+    cluster.ends(0);
+}
+
+#[test]
+fn under_maintenance_a_machine_is_not_made_up_for_until_the_time_is_over() {
+    let mut cluster = impatient(3, "replicate:2");
+    fs::write(cluster.path(0).join("file"), tree::noise(34, 1 << 20)).unwrap();
+    let away = *holders(&cluster, 3).last().unwrap();
+    let length = Duration::from_secs(20);
+    let from = Instant::now();
+    cluster.run(away, &["maintenance", "on", "--for", "20s"]).ok();
+    cluster.kill(away);
+    cluster.wait_until(BOUND, "it is known dead", |c| !c.sees_alive(0, away));
+    assert!(!all_goldilocks(&cluster, 0));
+    let filled = |cluster: &Cluster| {
+        let slots = groups(cluster, 0).into_iter().flat_map(|group| group["slots"].as_array().unwrap().clone());
+        slots.flat_map(|slot| slot["participants"].as_array().unwrap().clone()).count() > 2
+    };
+    // A second of absence is all that is put up with otherwise.
+    while from.elapsed() < length - Duration::from_secs(4) {
+        assert!(!filled(&cluster), "it was made up for after {:?}", from.elapsed());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    cluster.wait_until(HEALED, "it is made up for when its time is over", |c| all_goldilocks(c, 0));
+}
