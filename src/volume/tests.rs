@@ -2,6 +2,7 @@
 
 mod faults;
 mod files;
+mod healing;
 mod model;
 
 use super::testing::{Fault, Share};

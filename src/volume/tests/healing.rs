@@ -1,0 +1,201 @@
+//! What groups need, carried out over a share in memory, and what it reads for that.
+
+use super::*;
+use crate::group::{Outcome, Work};
+use crate::id::{GroupId, PeerTag};
+use crate::namespace::Change;
+use std::sync::atomic::Ordering;
+
+/// A share with a file under a policy, and its group.
+struct Kept {
+    share: Share,
+    ino: Ino,
+    data: Vec<u8>,
+    group: GroupId,
+    seats: Vec<PeerTag>,
+}
+
+async fn kept(peers: u8, text: &str) -> Kept {
+    let share = Share::new(peers);
+    let ino = share.create(0, "file", policy(text));
+    let data = noise(77, 5 * MIB + 70_000);
+    store(&share.volume(0), ino, &data).await.unwrap();
+    let (group, seats) = {
+        let namespace = share.namespace();
+        let mut groups = namespace.groups().filter(|(_, group)| group.blocks > 0);
+        let (id, group) = groups.next().expect("the file is in a group");
+        assert!(groups.next().is_none(), "one group takes a file of 6 blocks");
+        (id, group.slots.iter().map(|slot| slot[0].peer).collect())
+    };
+    Kept { share, ino, data, group, seats }
+}
+
+impl Kept {
+    fn outsiders(&self) -> Vec<PeerTag> {
+        self.share.peers().into_iter().filter(|peer| !self.seats.contains(peer)).collect()
+    }
+
+    fn place_of(&self, peer: PeerTag) -> usize {
+        self.share.peers().iter().position(|one| *one == peer).unwrap()
+    }
+
+    fn blocks(&self) -> u64 {
+        self.share.namespace().blocks_of(self.group).count() as u64
+    }
+
+    /// A participant that is left.
+    fn leader(&self, dead: &[PeerTag]) -> Volume {
+        let leader = self.seats.iter().find(|peer| !dead.contains(peer)).unwrap();
+        self.share.volume(self.place_of(*leader))
+    }
+
+    fn seat(&self, seats: &[(u8, PeerTag)]) {
+        let group = self.group;
+        self.share
+            .change(0, seats.iter().map(|(slot, peer)| Change::Seat { group, slot: *slot, peer: *peer }).collect());
+    }
+
+    /// Everything is read without these peers.
+    async fn is_read_without(&self, dead: &[PeerTag]) {
+        dead.iter().for_each(|peer| self.share.fault(*peer, Fault::Dead));
+        let reader = self.share.peers().iter().position(|peer| !dead.contains(peer)).unwrap();
+        assert!(read_all(&self.share.volume(reader), self.ino).await.unwrap() == self.data, "without {dead:?}");
+        dead.iter().for_each(|peer| self.share.fault(*peer, Fault::None));
+    }
+}
+
+/// Shards read, and shards rebuilt.
+fn moved(volume: &Volume) -> (u64, u64) {
+    let counters = volume.healing();
+    (counters.shards_read.load(Ordering::Relaxed), counters.shards_rebuilt.load(Ordering::Relaxed))
+}
+
+#[test]
+fn one_lost_participant_costs_k_shards_read_for_each_rebuilt() {
+    run(async {
+        let kept = kept(7, "rs:4+2").await;
+        let (lost, recruit) = (kept.seats[2], kept.outsiders()[0]);
+        kept.share.fault(lost, Fault::Dead);
+        let leader = kept.leader(&[lost]);
+        let asked = kept.share.gets();
+        let outcome = leader.work(&Work::Fill { group: kept.group, seats: vec![(2, recruit)] }).await;
+        assert_eq!(outcome, Outcome::Done { filled: vec![(2, recruit)] });
+        let (read, rebuilt) = moved(&leader);
+        assert_eq!((read, rebuilt), (4 * kept.blocks(), kept.blocks()));
+        // What is counted is what was asked for; the leader reads one of the k from its own store.
+        let asked = kept.share.gets() - asked;
+        assert!(asked <= read * 105 / 100, "{asked} shards were asked for, {read} are needed");
+        kept.seat(&[(2, recruit)]);
+        kept.is_read_without(&[lost, kept.seats[0], kept.seats[1]]).await;
+    });
+}
+
+#[test]
+fn two_lost_participants_cost_one_reading_of_k() {
+    run(async {
+        let kept = kept(8, "rs:4+2").await;
+        let lost = [kept.seats[1], kept.seats[5]];
+        let recruits = kept.outsiders();
+        lost.iter().for_each(|peer| kept.share.fault(*peer, Fault::Dead));
+        let leader = kept.leader(&lost);
+        let seats = vec![(1, recruits[0]), (5, recruits[1])];
+        let outcome = leader.work(&Work::Fill { group: kept.group, seats: seats.clone() }).await;
+        assert_eq!(outcome, Outcome::Done { filled: seats.clone() });
+        assert_eq!(moved(&leader), (4 * kept.blocks(), 2 * kept.blocks()));
+        kept.seat(&seats);
+        kept.is_read_without(&[lost[0], lost[1], kept.seats[0], kept.seats[2]]).await;
+    });
+}
+
+#[test]
+fn a_slot_that_moves_costs_one_shard_read_for_each() {
+    run(async {
+        let kept = kept(7, "rs:4+2").await;
+        let (leaver, recruit) = (kept.seats[3], kept.outsiders()[0]);
+        let leader = kept.share.volume(kept.place_of(leaver));
+        let outcome = leader.work(&Work::Fill { group: kept.group, seats: vec![(3, recruit)] }).await;
+        assert_eq!(outcome, Outcome::Done { filled: vec![(3, recruit)] });
+        assert_eq!(moved(&leader), (kept.blocks(), kept.blocks()));
+    });
+}
+
+#[test]
+fn what_was_done_before_is_not_done_again() {
+    run(async {
+        let kept = kept(7, "rs:4+2").await;
+        let (lost, recruit) = (kept.seats[2], kept.outsiders()[0]);
+        kept.share.fault(lost, Fault::Dead);
+        let work = Work::Fill { group: kept.group, seats: vec![(2, recruit)] };
+        kept.leader(&[lost]).work(&work).await;
+        // Another leader, after the first one died before it could say what it had done.
+        let next = kept.leader(&[lost, kept.seats[0]]);
+        assert_eq!(next.work(&work).await, Outcome::Done { filled: vec![(2, recruit)] });
+        assert_eq!(moved(&next), (0, 0));
+    });
+}
+
+#[test]
+fn a_full_recruit_is_not_seated_and_an_unreadable_group_fails() {
+    run(async {
+        let kept = kept(8, "rs:4+2").await;
+        let (full, other) = (kept.outsiders()[0], kept.outsiders()[1]);
+        kept.share.fault(kept.seats[0], Fault::Dead);
+        kept.share.fault(full, Fault::Full);
+        let leader = kept.leader(&kept.seats[..1]);
+        let only = Work::Fill { group: kept.group, seats: vec![(0, full)] };
+        assert_eq!(leader.work(&only).await, Outcome::Failed);
+        kept.share.fault(kept.seats[1], Fault::Dead);
+        let both = Work::Fill { group: kept.group, seats: vec![(0, full), (1, other)] };
+        assert_eq!(leader.work(&both).await, Outcome::Done { filled: vec![(1, other)] });
+        // That seat was never taken, and one more dies: three shards of four.
+        kept.share.fault(kept.seats[2], Fault::Dead);
+        let short = VolumeSettings { read_deadline: Duration::from_millis(300), ..Share::settings() };
+        let leader = kept.share.volume_with(kept.place_of(kept.seats[3]), short);
+        let last = Work::Fill { group: kept.group, seats: vec![(2, other)] };
+        assert_eq!(leader.work(&last).await, Outcome::Failed);
+    });
+}
+
+#[test]
+fn who_stays_in_a_slot_is_read_and_given_what_it_lacks() {
+    run(async {
+        let kept = kept(4, "replicate:3").await;
+        let (mine, keeper) = (kept.seats[1], kept.outsiders()[0]);
+        kept.seat(&[(1, keeper)]);
+        let leader = kept.share.volume(kept.place_of(mine));
+        let work = Work::Verify { group: kept.group, slot: 1, keeper };
+        assert_eq!(leader.work(&work).await, Outcome::Done { filled: Vec::new() });
+        assert_eq!(kept.share.shards(keeper) as u64, kept.blocks());
+        let before = moved(&leader);
+        assert_eq!(before, (kept.blocks(), kept.blocks()));
+        assert_eq!(leader.work(&work).await, Outcome::Done { filled: Vec::new() });
+        assert_eq!(moved(&leader), before, "what is there is only read by its holder");
+        kept.share.fault(keeper, Fault::Silent);
+        assert_eq!(leader.work(&work).await, Outcome::Failed, "nobody gives a slot up to one that does not answer");
+    });
+}
+
+#[test]
+fn blocks_move_to_a_group_of_the_geometry_that_their_policy_asks_for() {
+    run(async {
+        let share = Share::new(6);
+        let data = noise(78, 5 * MIB + 70_000);
+        // Written when there were three machines.
+        let away: Vec<PeerTag> = share.peers()[3..].to_vec();
+        away.iter().for_each(|peer| share.fault(*peer, Fault::Dead));
+        let ino = share.create(0, "file", policy("survive:2"));
+        store(&share.volume(0), ino, &data).await.unwrap();
+        let small = group_at(&share, ino, 0).geometry;
+        away.iter().for_each(|peer| share.fault(*peer, Fault::None));
+        let from = share.namespace().groups().find(|(_, group)| group.blocks > 0).unwrap().0;
+        let outcome = share.volume(0).work(&Work::Reencode { group: from }).await;
+        assert_eq!(outcome, Outcome::Done { filled: Vec::new() });
+        let large = group_at(&share, ino, 0).geometry;
+        assert!(small.shards() < large.shards() && large.shards() == 6, "{small:?} became {large:?}");
+        assert_eq!(share.namespace().blocks_of(from).count(), 0);
+        let peers = share.peers();
+        share.fault(peers[1], Fault::Dead);
+        share.fault(peers[4], Fault::Dead);
+        assert!(read_all(&share.volume(0), ino).await.unwrap() == data);
+    });
+}
