@@ -31,8 +31,8 @@ pub enum Event {
     Lacking { group: GroupId, slots: Vec<u8> },
     /// The store has lost all it had.
     Emptied,
-    /// Everything this peer ever made is here again: from now on it may make changes by itself. After a power cut its
-    /// disk may lack its last ops, whose numbers others know.
+    /// From now on it may make changes by itself. After a power cut its disk may lack its last ops, whose numbers others
+    /// know: what could be heard of them is here again, and if that may not be all, it goes on in a new epoch.
     Ready,
     /// This peer is about to go: tell the others, so that they need not find out.
     Leaving,

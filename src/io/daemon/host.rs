@@ -25,6 +25,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// for, so running into this means a live peer that does not answer.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(30);
 
+/// An event that takes longer is worth a word: everything else waits for it.
+const HELD_UP: Duration = Duration::from_millis(500);
+
 /// How long a holder may take to note that its shard is suspected.
 const SUSPECT_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -153,6 +156,7 @@ impl Host {
             _ => {}
         }
         let mut core = self.core.lock();
+        let started = std::time::Instant::now();
         let effects = {
             let mut namespace = self.namespace.write();
             let effects = core.handle(&mut namespace, event, self.now());
@@ -161,6 +165,10 @@ impl Host {
             effects
         };
         self.carry_out(&mut core, effects);
+        let took = started.elapsed();
+        if took > HELD_UP {
+            tracing::warn!(?took, "this peer was held up: others may have thought it dead");
+        }
     }
 
     /// From now on timers run out unheard.
