@@ -73,7 +73,8 @@ pub async fn admit(
         invitations.save(&book).map_err(JoinRefusal::Unavailable)?;
         admitted
     };
-    host.settle(seq, false).await.map_err(|error| JoinRefusal::Unavailable(error.to_string()))?;
+    // On stable storage, too: a peer that forgot whom it let in would not ask the newcomer what it had made before.
+    host.settle(seq, true).await.map_err(|error| JoinRefusal::Unavailable(error.to_string()))?;
     let chunks = snapshot::pieces_of(host).await.map_err(|error| JoinRefusal::Unavailable(error.to_string()))?;
     let roster = host.namespace().peers().map(|(tag, record)| (tag, record.clone())).collect();
     Ok((JoinWelcome { your_tag: tag, roster }, chunks))

@@ -562,6 +562,8 @@ impl<'a> World<'a> {
         let Some(inviter) = self.chance.some(up, 1).first().copied() else { return };
         let n = self.machines.len();
         if self.change(inviter, vec![Change::Admit { peer: record(n) }]) > 0 {
+            // Welcomed when this is on stable storage, as the daemon does.
+            self.machines[inviter].synced = self.machines[inviter].log.len();
             let base = self.machines[inviter].namespace.snapshot();
             self.add(n, base);
         }
