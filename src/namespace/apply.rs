@@ -66,7 +66,7 @@ impl Work<'_> {
             Change::SetAttributes { ino, set } => self.set_attributes(*ino, set),
             Change::SetXattr { ino, name, value, .. } => self.set_xattr(*ino, name, value.as_ref()),
             Change::Write { .. } => self.write(change),
-            Change::SetPolicy { ino, policy } => self.edit(*ino, |inode| inode.policy = *policy),
+            Change::SetPolicy { ino, policy } => self.edit_even_reaped(*ino, |inode| inode.policy = *policy),
             Change::OpenGroup { group, policy, geometry, seats } => {
                 self.open_group(*group, *policy, *geometry, seats);
                 self.raise_counter(group.creator(), group.counter());
@@ -111,8 +111,9 @@ impl Work<'_> {
         self.put(Key::Entry(place.parent, place.name.clone()), Some(Record::Entry(entry)));
     }
 
+    /// Reaped ones too, here and below: a later write or link of someone who did not know brings the file back.
     fn set_attributes(&mut self, ino: Ino, set: &SetAttributes) {
-        self.edit(ino, |inode| {
+        self.edit_even_reaped(ino, |inode| {
             inode.mode = set.mode.map_or(inode.mode, |mode| mode & 0o7777);
             inode.uid = set.uid.unwrap_or(inode.uid);
             inode.gid = set.gid.unwrap_or(inode.gid);
@@ -125,12 +126,12 @@ impl Work<'_> {
     fn set_xattr(&mut self, ino: Ino, name: &Bytes, value: Option<&Bytes>) {
         let key = Key::Xattr(ino, name.clone());
         let there = self.tree.get(&key).is_some();
-        if self.tree.inode(ino).is_none_or(|inode| inode.reaped) || (value.is_none() && !there) {
+        if self.tree.inode(ino).is_none() || (value.is_none() && !there) {
             return;
         }
         self.put(key, value.cloned().map(Record::Xattr));
         let time = self.time;
-        self.edit(ino, |inode| inode.ctime = time);
+        self.edit_even_reaped(ino, |inode| inode.ctime = time);
     }
 
     fn raise_counter(&mut self, peer: PeerTag, counter: u64) {

@@ -148,3 +148,20 @@ fn a_late_op_is_put_in_its_place_and_says_what_it_touched() {
     }
     assert!(!touched.contains(&Key::Inode(third)), "undone and done again alike");
 }
+
+#[test]
+fn a_file_that_comes_back_has_the_attributes_it_was_given_while_it_was_gone() {
+    let (mut w, dir, file) = apart();
+    w.unlink(0, dir, "f.txt");
+    w.change(0, Change::Reap { ino: file });
+    let set = SetAttributes { mode: Some(0o600), uid: Some(7), ..SetAttributes::default() };
+    w.change(1, Change::SetAttributes { ino: file, set });
+    let (name, value) = (Bytes::from_static(b"user.a"), Some(Bytes::from_static(b"1")));
+    w.change(1, Change::SetXattr { ino: file, name: name.clone(), value: value.clone(), ctime: wall(9) });
+    w.change(1, Change::SetPolicy { ino: file, policy: Some(Policy::Replicate(2)) });
+    w.put(1, file, b"written by one who did not know");
+    w.meet();
+    let inode = w.ns(0).inode(file).expect("it is back");
+    assert_eq!((inode.nlink, inode.mode, inode.uid, inode.policy), (1, 0o600, 7, Some(Policy::Replicate(2))));
+    assert_eq!(w.ns(0).xattr(file, &name), value.as_ref());
+}
