@@ -216,7 +216,13 @@ impl Work<'_> {
         }
     }
 
+    /// What a peer says of itself does not bring it back once it is evicted. The founder admits itself.
     fn admit(&mut self, peer: &PeerRecord) {
-        self.put(Key::Peer(peer.key.tag()), Some(Record::Peer(Box::new(peer.clone()))));
+        let tag = peer.key.tag();
+        let founded = self.tree.range(Key::Peer(PeerTag(0)), Key::Counter(PeerTag(0))).next().is_some();
+        if tag == self.stamp.peer() && founded && self.tree.get(&Key::Peer(tag)).is_none() {
+            return;
+        }
+        self.put(Key::Peer(tag), Some(Record::Peer(Box::new(peer.clone()))));
     }
 }

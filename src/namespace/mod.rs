@@ -235,11 +235,11 @@ impl Namespace {
             if ahead_ms > CLOCK_AHEAD_MS {
                 return Err(OpError::Future { author, seq, ahead_ms });
             }
-            if let Change::Admit { peer } = &op.change {
-                admitted.insert(peer.key.tag());
-            }
             if !roster_empty && !admitted.contains(&author.peer()) && !self.is_member(author.peer()) {
                 return Err(OpError::Stranger { author, seq });
+            }
+            if let Change::Admit { peer } = &op.change {
+                admitted.insert(peer.key.tag());
             }
             roster_empty &= admitted.is_empty();
             heads.insert(author, (seq, op.stamp));

@@ -55,6 +55,28 @@ fn an_evicted_peer_is_not_waited_for_once_all_know() {
 }
 
 #[test]
+fn nobody_but_the_founder_comes_onto_the_roster_by_his_own_word() {
+    let mut w = World::new(3);
+    w.meet();
+    let gone = w.peers[2].tag;
+    w.change(0, Change::Evict { peer: gone });
+    w.change(2, Change::Admit { peer: PeerRecord { zone: "moved".into(), ..record(3) } });
+    w.send(2, 1);
+    w.send(0, 1);
+    w.send(1, 0);
+    assert!(w.ns(0).peer(gone).is_none() && w.ns(1).peer(gone).is_none(), "an evicted peer stays off");
+    w.change(1, Change::Admit { peer: record(3) });
+    assert!(w.ns(1).peer(gone).is_some(), "unless another admits it again");
+
+    let stranger = PeerKey([9; 32]).tag();
+    let author = Author::new(stranger, 0);
+    let stamp = Stamp { time: w.ns(0).clock().next(w.clock(0)), author };
+    let op = Op { stamp, seq: 1, change: Change::Admit { peer: record(9) } };
+    let now = w.clock(0);
+    assert_eq!(w.peers[0].namespace.receive(vec![op], now), Err(OpError::Stranger { author, seq: 1 }));
+}
+
+#[test]
 fn what_an_evicted_peer_did_before_it_was_known_is_kept_over_a_restart() {
     let mut w = World::new(4);
     w.meet();
