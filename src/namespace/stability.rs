@@ -98,7 +98,7 @@ impl Namespace {
 
     /// Whether ops of this peer are taken: it is on the roster, or was until an op that is not stable yet (another
     /// peer may have taken its ops before it saw that op, and they must reach everyone).
-    pub(super) fn is_member(&self, peer: PeerTag) -> bool {
+    pub fn is_member(&self, peer: PeerTag) -> bool {
         self.peer(peer).is_some() || self.log.evictions().any(|(evicted, _)| evicted == peer)
     }
 

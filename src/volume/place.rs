@@ -232,7 +232,7 @@ impl Volume {
         Ok(Some((geometry, group)))
     }
 
-    /// Closes groups of this peer, and of peers off the roster, that nothing refers to and nobody will put anything
+    /// Closes groups of this peer, and of peers that left for good, that nothing refers to and nobody will put anything
     /// into: a writer that takes longer than two minutes to name a block stores it anew.
     pub fn close_groups(&self) -> Result<(), Errno> {
         let inner = &self.inner;
@@ -245,7 +245,7 @@ impl Volume {
             used.keys().copied().collect()
         };
         inner.control.change(&mut |namespace| {
-            let ours = |id: &GroupId| id.creator() == me || namespace.peer(id.creator()).is_none();
+            let ours = |id: &GroupId| id.creator() == me || !namespace.is_member(id.creator());
             let empty = namespace.groups().map(|(id, _)| id).filter(|id| ours(id) && namespace.is_empty_group(*id));
             let idle = empty.filter(|id| !busy.contains(id)).take(CLOSED_AT_ONCE);
             Ok(idle.map(|group| Change::CloseGroup { group }).collect())

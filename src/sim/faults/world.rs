@@ -442,7 +442,7 @@ impl<'a> World<'a> {
         let busy: BTreeSet<GroupId> = used.map(|(group, _)| *group).collect();
         let namespace = &machine.namespace;
         let empty = namespace.groups().map(|(id, _)| id).filter(|id| {
-            let ours = id.creator() == machine.tag || namespace.peer(id.creator()).is_none();
+            let ours = id.creator() == machine.tag || !namespace.is_member(id.creator());
             ours && !busy.contains(id) && namespace.is_empty_group(*id)
         });
         let changes: Vec<Change> = empty.take(16).map(|group| Change::CloseGroup { group }).collect();
