@@ -220,7 +220,7 @@ impl Work<'_> {
     fn admit(&mut self, peer: &PeerRecord) {
         let tag = peer.key.tag();
         let founded = self.tree.range(Key::Peer(PeerTag(0)), Key::Counter(PeerTag(0))).next().is_some();
-        if tag == self.stamp.peer() && founded && self.tree.get(&Key::Peer(tag)).is_none() {
+        if tag == self.stamp.author.peer() && founded && self.tree.get(&Key::Peer(tag)).is_none() {
             return;
         }
         self.put(Key::Peer(tag), Some(Record::Peer(Box::new(peer.clone()))));

@@ -189,8 +189,9 @@ impl World {
         let len = bytes.len() as u32;
         self.blocks.insert(name, bytes.to_vec());
         let peer = &mut self.peers[at];
-        let first = peer.named.insert(name) || peer.namespace.block(&name).is_none_or(|block| block.uses == 0);
-        let new = first.then_some(NewBlock { name, group: peer.group, len });
+        let there = peer.namespace.block(&name).filter(|block| block.uses > 0).map(|block| block.group);
+        let first = peer.named.insert(name) || there.is_none();
+        let new = first.then_some(NewBlock { name, group: there.unwrap_or(peer.group), len });
         (Extent { len, source: Source::Block { name, at: 0 } }, new)
     }
 
