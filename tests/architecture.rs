@@ -24,7 +24,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("overlay", &["id", "time", "policy"]),
     ("peer", &["id", "time", "policy", "config", "erasure", "namespace", "group", "overlay", "wire", "volume::ports"]),
     ("volume", &["id", "time", "policy", "config", "namespace", "erasure", "group"]),
-    ("wire", &["id", "time", "policy", "config", "namespace", "group", "volume::ports"]),
+    ("wire", &["id", "time", "policy", "config", "namespace", "group", "overlay", "volume::ports"]),
     ("io::store", DEVICE),
     ("io::quic", DEVICE),
     ("io::fuse", DEVICE),

@@ -3,7 +3,7 @@
 use super::bloom::Bloom;
 use super::summaries::MAX_LEVELS;
 use crate::id::{BlockName, PeerTag};
-use crate::policy::Geometry;
+use crate::policy::{Geometry, MAX_SHARDS};
 use serde::{Deserialize, Serialize};
 
 /// The most hops of a query: past any that is of use, where a hundred peers are three or four hops apart.
@@ -47,6 +47,14 @@ pub struct Piece {
     pub index: u8,
 }
 
+impl Piece {
+    /// Whether there can be such a shard.
+    fn is_possible(&self) -> bool {
+        let shards = self.geometry.shards();
+        self.geometry.data > 0 && shards <= usize::from(MAX_SHARDS) && usize::from(self.index) < shards
+    }
+}
+
 /// These are here. It travels back the way the query came.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Answer {
@@ -74,7 +82,10 @@ impl SearchMessage {
             SearchMessage::Answer(answer) if answer.pieces.len() > MAX_PIECES => {
                 return Err(format!("an answer of {} pieces", answer.pieces.len()));
             }
-            SearchMessage::Answer(answer) => answer.hops,
+            SearchMessage::Answer(answer) => match answer.pieces.iter().find(|piece| !piece.is_possible()) {
+                Some(piece) => return Err(format!("an answer with the impossible {piece:?}")),
+                None => answer.hops,
+            },
             SearchMessage::Summary(levels) if levels.len() > MAX_LEVELS => {
                 return Err(format!("a summary of {} filters", levels.len()));
             }

@@ -117,6 +117,7 @@ pub enum SearchEffect {
     /// A search is over: who said to hold what. The block may not be decodable from it.
     Ended {
         search: u64,
+        block: BlockName,
         found: BTreeSet<(PeerTag, Piece)>,
     },
 }
@@ -194,7 +195,7 @@ impl Search {
 
     fn ask(&mut self, search: u64, block: BlockName, hops: u8, effects: &mut Vec<SearchEffect>) {
         if self.asking.len() >= SEARCHES || self.asking.contains_key(&search) {
-            effects.push(SearchEffect::Ended { search, found: BTreeSet::new() });
+            effects.push(SearchEffect::Ended { search, block, found: BTreeSet::new() });
             return;
         }
         let hops = hops.clamp(1, MAX_HOPS);
@@ -207,8 +208,7 @@ impl Search {
     fn next_round(&mut self, search: u64, effects: &mut Vec<SearchEffect>) {
         let Some(asking) = self.asking.get_mut(&search) else { return };
         if decodable(&asking.found, 0) || asking.round + 1 >= self.settings.rounds.len() {
-            let found = self.asking.remove(&search).map(|asking| asking.found).unwrap_or_default();
-            effects.push(SearchEffect::Ended { search, found });
+            self.end(search, effects);
             return;
         }
         asking.round += 1;
@@ -310,9 +310,13 @@ impl Search {
         asking.found.extend(answer.pieces.into_iter().take(room).map(|piece| (answer.holder, piece)));
         // One more than needed, for one may turn out damaged; at the round's end just enough will do.
         if decodable(&asking.found, 1) {
-            let found = self.asking.remove(&search).map(|asking| asking.found).unwrap_or_default();
-            effects.push(SearchEffect::Ended { search, found });
+            self.end(search, effects);
         }
+    }
+
+    fn end(&mut self, search: u64, effects: &mut Vec<SearchEffect>) {
+        let Some(Asking { block, found, .. }) = self.asking.remove(&search) else { return };
+        effects.push(SearchEffect::Ended { search, block, found });
     }
 }
 

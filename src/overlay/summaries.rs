@@ -35,12 +35,12 @@ pub struct Summaries {
     changes: u64,
 }
 
-#[derive(Default)]
 struct Neighbour {
     /// What it told last.
     levels: Vec<Bloom>,
     /// A mark of what it was told last, how long ago, and up to which change it was looked whether that is right.
-    told: Option<u64>,
+    /// Whoever was told nothing knows of nothing.
+    told: u64,
     since: Duration,
     seen: Option<u64>,
     /// Before it is told anew.
@@ -54,7 +54,9 @@ impl Summaries {
 
     /// A neighbour that has told nothing yet, and was told nothing.
     pub fn connect(&mut self, peer: PeerTag) {
-        self.neighbours.insert(peer, Neighbour { pause: self.settings.period, ..Neighbour::default() });
+        let told = mark(&vec![Bloom::default(); self.settings.levels]);
+        let (since, pause) = (Duration::ZERO, self.settings.period);
+        self.neighbours.insert(peer, Neighbour { levels: Vec::new(), told, since, seen: None, pause });
     }
 
     pub fn disconnect(&mut self, peer: PeerTag) {
@@ -112,10 +114,10 @@ impl Summaries {
             let levels = self.tells(peer);
             let (mark, bytes) = (mark(&levels), levels.iter().map(Bloom::size).sum::<usize>());
             let Some(neighbour) = self.neighbours.get_mut(&peer) else { continue };
-            if neighbour.told == Some(mark) {
+            if neighbour.told == mark {
                 continue;
             }
-            neighbour.told = Some(mark);
+            neighbour.told = mark;
             neighbour.since = Duration::ZERO;
             let slow = Duration::from_secs_f64(bytes as f64 / self.settings.rate.max(1) as f64);
             neighbour.pause = self.settings.period.max(slow);
@@ -186,6 +188,10 @@ mod tests {
     #[test]
     fn only_changes_are_told_and_those_slowly() {
         let mut summaries = summaries(1);
+        assert!(summaries.tick(60 * SECOND).is_empty(), "nothing is there to be told of");
+        summaries.connect(TWO);
+        summaries.connect(THREE);
+        summaries.set_own(holding(2));
         assert!(summaries.tick(9 * SECOND).is_empty());
         assert_eq!(summaries.tick(SECOND).len(), 2);
         assert!(summaries.tick(60 * SECOND).is_empty(), "nothing is new");

@@ -2,8 +2,10 @@
 
 use super::{Past, Timer};
 use crate::group::Work;
-use crate::id::PeerTag;
+use crate::id::{BlockName, PeerTag};
 use crate::namespace::{Key, Op};
+use crate::overlay::QueryId;
+use crate::volume::ports::ShardId;
 use crate::wire::ControlMessage;
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -45,6 +47,16 @@ pub enum Effect {
     Settled,
     /// Carry this out beside everything else, then answer with [`super::Event::Worked`].
     Begin(Work),
+    /// Answer with [`super::Event::Holds`] if the store has shards of this block.
+    LookUp {
+        query: QueryId,
+        block: BlockName,
+    },
+    /// A search of this peer's is over: who said to have which shards. They may be too few.
+    Searched {
+        search: u64,
+        found: Vec<(PeerTag, ShardId)>,
+    },
     /// A datagram of this peer was thrown away.
     Refused {
         peer: PeerTag,

@@ -1,9 +1,9 @@
 //! What can happen to a peer.
 
 use crate::group::{Outcome, Work};
-use crate::id::{GroupId, PeerTag};
+use crate::id::{BlockName, GroupId, PeerTag};
 use crate::namespace::VersionVector;
-use crate::overlay::MembershipTimer;
+use crate::overlay::{Bloom, MembershipTimer, Piece, QueryId, SearchTimer};
 use crate::volume::ports::StoreUsage;
 use crate::wire::ControlMessage;
 use bytes::Bytes;
@@ -31,6 +31,12 @@ pub enum Event {
     Lacking { group: GroupId, slots: Vec<u8> },
     /// The store has lost all it had.
     Emptied,
+    /// The names of the blocks of which this peer's store has shards.
+    Stored(Bloom),
+    /// Find out who has shards of a block. [`super::Effect::Searched`] answers with the same number.
+    Search { search: u64, block: BlockName },
+    /// What [`super::Effect::LookUp`] found.
+    Holds { query: QueryId, pieces: Vec<Piece> },
     /// From now on it may make changes by itself. After a power cut its disk may lack its last ops, whose numbers others
     /// know: what could be heard of them is here again, and if that may not be all, it goes on in a new epoch.
     Ready,
@@ -43,6 +49,8 @@ pub enum Event {
 pub enum Timer {
     /// One of the membership protocol's.
     Membership(MembershipTimer),
+    /// The end of a round of a search.
+    Search(SearchTimer),
     /// Once each [`super::TICK`]: compare vectors, report usage.
     Tick,
 }

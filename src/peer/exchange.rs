@@ -3,6 +3,7 @@
 use super::{Effect, PROTOCOL, Peer, TICK, Timer};
 use crate::id::{Author, PeerTag};
 use crate::namespace::{Missing, Namespace, Op, OpError, VersionVector};
+use crate::overlay::SearchEvent;
 use crate::time::WallTime;
 use crate::wire::ControlMessage;
 
@@ -111,6 +112,9 @@ impl Peer {
             }
             ControlMessage::Load { usage } => {
                 self.loads.insert(from, usage);
+            }
+            ControlMessage::Search(message) => {
+                self.searching(SearchEvent::Heard { from, message }, effects);
             }
             ControlMessage::Working { groups } => self.healing.heard(&groups),
             ControlMessage::Leaving => {

@@ -2,7 +2,7 @@
 //!
 //! It decides how ops travel: a peer's own ops are pushed to every connected peer at once; what a peer missed
 //! is sent when it connects, and by comparing version vectors on every tick. On every tick it also looks after the
-//! groups it sits in. It never touches a clock, a socket
+//! groups it sits in. It carries searches, its own and others'. It never touches a clock, a socket
 //! or a disk; the namespace is handed in, because the data path reads it under a lock of its own.
 //!
 //! Invariant: on one connection the ops of one author are sent in order and without gaps, each at most once.
@@ -12,6 +12,7 @@ mod event;
 mod exchange;
 mod healing;
 mod past;
+mod searching;
 
 pub use effect::Effect;
 pub use event::{Event, Timer};
@@ -20,7 +21,7 @@ pub use past::{Memory, Past};
 use crate::group::{Healing, HealingSettings};
 use crate::id::{Author, PeerTag, ShareId};
 use crate::namespace::{Applied, Change, Key, Namespace, Op, VersionVector};
-use crate::overlay::{Membership, MembershipEffect, MembershipEvent};
+use crate::overlay::{Membership, MembershipEffect, MembershipEvent, Search, SearchEvent};
 use crate::time::WallTime;
 use crate::volume::ports::StoreUsage;
 use crate::wire::ControlMessage;
@@ -51,6 +52,7 @@ pub struct Peer {
     /// What the others' stores take and could take, as they last said.
     loads: BTreeMap<PeerTag, StoreUsage>,
     healing: Healing,
+    search: Search,
     hears_everyone_for: Duration,
     /// It may make changes without being asked.
     ready: bool,
@@ -69,6 +71,7 @@ impl Peer {
         share: ShareId,
         membership: Membership,
         healing: HealingSettings,
+        search: Search,
         namespace: &Namespace,
     ) -> (Peer, Vec<Effect>) {
         let mut peer = Peer {
@@ -80,6 +83,7 @@ impl Peer {
             usage: None,
             loads: BTreeMap::new(),
             healing: Healing::new(me, healing),
+            search,
             hears_everyone_for: Duration::ZERO,
             ready: false,
             awaiting_durable: BTreeMap::new(),
@@ -174,10 +178,12 @@ impl Peer {
                 self.links.insert(peer, Link::default());
                 effects.push(self.hello(peer, namespace));
                 self.membership(MembershipEvent::Introduce(vec![peer]), &mut effects);
+                self.searching(SearchEvent::Connected(peer), &mut effects);
             }
             Event::Disconnected(peer) => {
                 self.unlink(peer);
                 self.awaiting_durable.remove(&peer);
+                self.searching(SearchEvent::Disconnected(peer), &mut effects);
                 effects.push(Effect::Settled);
             }
             Event::Datagram { from, bytes } => self.membership(MembershipEvent::Datagram { from, bytes }, &mut effects),
@@ -185,6 +191,10 @@ impl Peer {
             Event::Timer(Timer::Tick) => {
                 self.tick(namespace, &mut effects);
                 self.look_after_groups(namespace, now, &mut effects);
+                self.searching(SearchEvent::Tick(TICK), &mut effects);
+            }
+            Event::Timer(Timer::Search(timer)) => {
+                self.searching(SearchEvent::Timer(timer), &mut effects);
             }
             Event::Control { from, message } => self.control(namespace, from, message, now, &mut effects),
             Event::LogDurable(vector) => self.log_durable(namespace, vector, &mut effects),
@@ -193,6 +203,11 @@ impl Peer {
             }
             Event::Worked { work, outcome } => self.worked(namespace, &work, outcome, now, &mut effects),
             Event::Lacking { group, slots } => self.lacking(namespace, group, slots, now, &mut effects),
+            Event::Stored(names) => self.searching(SearchEvent::Stored(names), &mut effects),
+            Event::Search { search, block } => self.look_for(namespace, search, block, &mut effects),
+            Event::Holds { query, pieces } => {
+                self.searching(SearchEvent::Holds { query, pieces }, &mut effects);
+            }
             Event::Ready => self.is_ready(&mut effects),
             Event::Emptied => self.emptied(namespace, now, &mut effects),
             Event::Leaving => {
@@ -255,6 +270,7 @@ impl Peer {
                 let follows = self.membership.forget(*tag);
                 self.membership_effects(follows, effects);
                 self.links.remove(tag);
+                self.searching(SearchEvent::Disconnected(*tag), effects);
                 self.absent.remove(tag);
                 self.loads.remove(tag);
             } else if *tag != self.me {

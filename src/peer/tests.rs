@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::group::HealingSettings;
-use crate::id::{Ino, PeerKey};
+use crate::id::{BlockName, Ino, PeerKey};
 use crate::namespace::{Kind, PeerRecord, Place};
-use crate::overlay::{Member, Settings};
+use crate::overlay::{Bloom, Member, Piece, SearchSettings, Settings};
+use crate::policy::Geometry;
+use crate::volume::ports::ShardId;
 use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -46,6 +48,9 @@ struct World {
     arrivals: BTreeMap<(usize, usize), u64>,
     cut: BTreeSet<(usize, usize)>,
     messages: u64,
+    /// What each machine's store has of any block that is searched for.
+    holding: BTreeMap<usize, Vec<Piece>>,
+    searched: BTreeMap<u64, Vec<(PeerTag, ShardId)>>,
 }
 
 fn key(index: usize) -> PeerKey {
@@ -58,7 +63,8 @@ fn start(tag: PeerTag, past: Past, namespace: &Namespace, seed: u64, generation:
         Settings::within(Duration::from_secs(3)),
         seed,
     );
-    Peer::start(tag, past, SHARE, membership, HealingSettings::default(), namespace)
+    let search = Search::new(tag, SearchSettings::meshed(), seed);
+    Peer::start(tag, past, SHARE, membership, HealingSettings::default(), search, namespace)
 }
 
 impl World {
@@ -85,6 +91,8 @@ impl World {
             arrivals: BTreeMap::new(),
             cut: BTreeSet::new(),
             messages: 0,
+            holding: BTreeMap::new(),
+            searched: BTreeMap::new(),
         };
         for index in 0..peers {
             let tag = key(index).tag();
@@ -160,6 +168,13 @@ impl World {
                 Effect::SetTimer { after, timer } => {
                     let run = self.machines[from].run;
                     self.at(after.as_nanos() as u64, What::Timer(from, run, timer));
+                }
+                Effect::LookUp { query, .. } => {
+                    let pieces = self.holding.get(&from).cloned().unwrap_or_default();
+                    self.handle(from, Event::Holds { query, pieces });
+                }
+                Effect::Searched { search, found } => {
+                    self.searched.insert(search, found);
                 }
                 Effect::Misbehaved { peer, how } => panic!("{peer}: {how}"),
                 Effect::Invalidate(_)
@@ -470,4 +485,49 @@ fn an_op_whose_number_may_be_given_out_gets_another() {
     world.create(0, "later");
     world.run(3 * SECOND);
     assert_eq!(world.names(2).len(), 4);
+}
+
+/// Shards 0 to 3 of a block, one each on machines 1 to 4.
+fn scattered(world: &mut World) -> BlockName {
+    let block = BlockName::of(b"block");
+    for index in 0..4u8 {
+        let machine = usize::from(index) + 1;
+        world.holding.insert(machine, vec![Piece { geometry: Geometry { data: 3, parity: 1 }, index }]);
+        world.handle(machine, Event::Stored(Bloom::of([block].into_iter(), 64)));
+    }
+    block
+}
+
+#[test]
+fn a_search_finds_the_holders_of_shards_that_no_record_names() {
+    let mut world = World::new(6, 9);
+    world.run(3 * SECOND);
+    let block = scattered(&mut world);
+    world.run(15 * SECOND);
+    let before = world.messages;
+    world.handle(0, Event::Search { search: 7, block });
+    world.run(SECOND / 4);
+    let found: BTreeSet<PeerTag> = world.searched[&7].iter().map(|(peer, _)| *peer).collect();
+    assert_eq!(found, (1..5).map(|machine| world.machines[machine].tag).collect());
+    assert!(world.searched[&7].iter().all(|(_, id)| id.block == block && id.geometry.data == 3));
+    assert_eq!(world.messages - before, 8, "summaries tell whom to ask");
+}
+
+#[test]
+fn a_search_reaches_beyond_a_broken_link_and_ends_when_nobody_has_anything() {
+    let mut world = World::new(6, 10);
+    world.run(3 * SECOND);
+    let block = scattered(&mut world);
+    for far in 3..5 {
+        world.cut.insert((0, far));
+        world.disconnect(0, far);
+    }
+    world.run(15 * SECOND);
+    world.handle(0, Event::Search { search: 1, block });
+    world.run(2 * SECOND);
+    assert_eq!(world.searched[&1].len(), 4, "{:?}", world.searched[&1]);
+    world.holding.clear();
+    world.handle(0, Event::Search { search: 2, block });
+    world.run(2 * SECOND);
+    assert_eq!(world.searched[&2], []);
 }

@@ -1,4 +1,5 @@
-//! Fetching a block: k of its shards from whoever has them soonest, decoded and checked against its name.
+//! Fetching a block: k of its shards from whoever has them soonest, decoded and checked against its name. Its group says
+//! who that is; where that does not lead to k shards, a search may.
 
 use super::Volume;
 use super::ports::{Errno, Shard, ShardError, ShardId};
@@ -7,9 +8,12 @@ use crate::namespace::NewBlock;
 use crate::policy::Geometry;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// Until the participants are asked once more, when too few answered.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -23,13 +27,16 @@ const SLOWEST_HEDGE: Duration = Duration::from_secs(1);
 /// How many sets of shards are tried to find the damaged ones.
 const SETS: usize = 4096;
 
-/// A block as the namespace describes it now, and who is asked for it, in this order.
-struct Wanted {
-    name: BlockName,
-    group: GroupId,
-    geometry: Geometry,
-    len: u32,
-    sources: VecDeque<(u8, PeerTag)>,
+/// After this part of the read deadline without a block, others than the participants are asked as well.
+const PATIENT_PART: u32 = 4;
+
+/// A block as the namespace, or a search, describes it now, and who is asked for it, in this order.
+pub(super) struct Wanted {
+    pub name: BlockName,
+    pub group: GroupId,
+    pub geometry: Geometry,
+    pub len: u32,
+    pub sources: VecDeque<(u8, PeerTag)>,
 }
 
 impl Wanted {
@@ -39,7 +46,7 @@ impl Wanted {
 }
 
 /// Who was asked, and what became of it.
-type Asked = BTreeMap<(u8, PeerTag), &'static str>;
+pub(super) type Asked = BTreeMap<(u8, PeerTag), &'static str>;
 
 /// Shards that came in, and whose they are.
 type Held = Vec<(u8, PeerTag, Bytes)>;
@@ -53,38 +60,69 @@ impl Volume {
 
     /// Gets a block, asking one more participant whenever nothing comes for the time of a hedge.
     pub(super) async fn fetch_patiently(&self, block: NewBlock, hedge: Duration) -> Result<Bytes, Errno> {
-        let deadline = Instant::now() + self.inner.settings.read_deadline;
+        let patience = self.inner.settings.read_deadline;
+        let deadline = Instant::now() + patience;
+        let (mut asked, mut asked_elsewhere) = (Asked::new(), Asked::new());
+        let given_up = Notify::new();
+        let seated = async {
+            let fetched = self.fetch_seated(block, hedge, deadline, &mut asked).await;
+            if fetched.is_err() {
+                given_up.notify_one();
+            }
+            fetched
+        };
+        let elsewhere = async {
+            let _ = timeout(patience / PATIENT_PART, given_up.notified()).await;
+            self.fetch_elsewhere(block, hedge, deadline, &mut asked_elsewhere).await
+        };
+        let why = match first_of(seated, elsewhere).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(why) => why,
+        };
+        let place = self.inner.control.namespace().block(&block.name).map_or(block.group, |known| known.group);
+        let asked: Vec<String> = asked
+            .iter()
+            .chain(&asked_elsewhere)
+            .map(|((index, peer), fate)| format!("{peer} for {index}: {fate}"))
+            .collect();
+        tracing::error!(block = %block.name, group = %place, asked = %asked.join(", "), "a block cannot be read: {why}, and a search found no others");
+        Err(Errno(libc::EIO))
+    }
+
+    /// Gets a block from the participants of its group, or says why not.
+    async fn fetch_seated(
+        &self,
+        block: NewBlock,
+        hedge: Duration,
+        deadline: Instant,
+        asked: &mut Asked,
+    ) -> Result<Bytes, &'static str> {
         let back = Instant::now() + BACK;
-        let mut asked = Asked::new();
-        let why = loop {
+        loop {
             let Some(wanted) = self.wanted(block) else {
                 // The op that says where it is comes from another peer than the one that named it here.
                 if Instant::now() + AGAIN >= deadline {
-                    break "the namespace does not know where it is";
+                    return Err("the namespace does not know where it is");
                 }
                 sleep(AGAIN).await;
                 continue;
             };
-            match self.fetch_once(wanted, hedge, deadline, &mut asked).await {
+            match self.fetch_once(wanted, hedge, deadline, asked).await {
                 Some(bytes) => return Ok(bytes),
-                None if Instant::now() + AGAIN >= deadline => break "too few shards within the deadline",
+                None if Instant::now() + AGAIN >= deadline => return Err("too few shards within the deadline"),
                 // Whoever is dead or has lost its shard will not answer better the next time.
                 None if !asked.iter().any(|((_, peer), fate)| {
                     *fate == SILENT && (self.inner.control.is_alive(*peer) || Instant::now() < back)
                 }) =>
                 {
-                    break "too few shards are left";
+                    return Err("too few shards are left");
                 }
                 None => sleep(AGAIN).await,
             }
-        };
-        let asked: Vec<String> =
-            asked.iter().map(|((index, peer), fate)| format!("{peer} for {index}: {fate}")).collect();
-        tracing::error!(block = %block.name, group = %block.group, asked = %asked.join(", "), "a block cannot be read: {why}");
-        Err(Errno(libc::EIO))
+        }
     }
 
-    fn wanted(&self, block: NewBlock) -> Option<Wanted> {
+    pub(super) fn wanted(&self, block: NewBlock) -> Option<Wanted> {
         let control = &self.inner.control;
         let (id, len, geometry, seats) = {
             let namespace = control.namespace();
@@ -96,18 +134,23 @@ impl Volume {
                 slots.flat_map(|(slot, index)| slot.iter().map(move |seat| (index, seat.peer))).collect();
             (id, len, group.geometry, seats)
         };
+        Some(Wanted { name: block.name, group: id, geometry, len, sources: self.soonest_first(seats) })
+    }
+
+    /// Who has which shard, in the order in which they are asked.
+    pub(super) fn soonest_first(&self, mut sources: Vec<(u8, PeerTag)>) -> VecDeque<(u8, PeerTag)> {
+        let control = &self.inner.control;
         let me = control.me();
-        let mut sources = seats;
         // Times within a factor of two count as equal: then data shards go first, which need no decoding.
         let pace = |peer: PeerTag| self.inner.network.latency_us(peer).max(256).ilog2();
         sources.sort_by_cached_key(|(index, peer)| {
             if *peer == me { (false, false, 0, *index) } else { (true, !control.is_alive(*peer), pace(*peer), *index) }
         });
-        Some(Wanted { name: block.name, group: id, geometry, len, sources: sources.into() })
+        sources.into()
     }
 
-    /// Asks the participants, each once: the first k, then one more whenever one fails or time passes.
-    async fn fetch_once(
+    /// Asks those who may have shards, each once: the first k, then one more whenever one fails or time passes.
+    pub(super) async fn fetch_once(
         &self,
         mut wanted: Wanted,
         hedge: Duration,
@@ -230,6 +273,25 @@ impl Volume {
                 self.inner.control.suspect(*peer, wanted.shard(*index));
             }
         }
+    }
+}
+
+/// What comes first of either, and when neither comes, why `seated` did not.
+async fn first_of<T, E>(
+    seated: impl Future<Output = Result<T, E>>,
+    elsewhere: impl Future<Output = Option<T>>,
+) -> Result<T, E> {
+    let (mut seated, mut elsewhere) = (pin!(seated), pin!(elsewhere));
+    tokio::select! {
+        biased;
+        got = &mut seated => match got {
+            Ok(got) => Ok(got),
+            Err(why) => elsewhere.await.ok_or(why),
+        },
+        got = &mut elsewhere => match got {
+            Some(got) => Ok(got),
+            None => seated.await,
+        },
     }
 }
 

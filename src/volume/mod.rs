@@ -11,6 +11,7 @@ mod cache;
 mod commit;
 pub mod directory;
 mod dirty;
+mod elsewhere;
 mod fetch;
 mod flush;
 mod handle;

@@ -63,6 +63,8 @@ pub trait ShardStore: Send + Sync + 'static {
     fn sync(&self) -> BoxFuture<'_, Result<(), ShardError>>;
     /// Which of these shards are not here; `read`: each one is read, and one that is damaged is not here any more.
     fn lacking(&self, ids: Vec<ShardId>, read: bool) -> BoxFuture<'_, Result<Vec<ShardId>, ShardError>>;
+    /// The shards of this block that are here, damaged or not.
+    fn holding(&self, block: BlockName) -> Vec<ShardId>;
     /// Every shard that is here now and how long ago it was last put, in no order.
     fn held(&self) -> Vec<(ShardId, Duration)>;
     /// Gives up shards and the space they take, save those put within so long; how many went.
@@ -137,6 +139,9 @@ pub trait Control: Send + Sync + 'static {
     /// A shard that this peer should hold could not be had from it, or was not what it should be: it is told, and
     /// looks to it.
     fn suspect(&self, holder: PeerTag, id: ShardId);
+    /// Asks around, whatever the namespace says, who has shards of this block; within a few seconds. What comes back is
+    /// what peers said of themselves, and may be too little.
+    fn search(&self, block: BlockName) -> BoxFuture<'_, Vec<(PeerTag, ShardId)>>;
     /// Random bits for placement; from a seed in tests.
     fn random(&self) -> u64;
     /// The wall clock.

@@ -3,7 +3,7 @@
 
 use super::ports::*;
 use super::{RepairBounds, Volume, VolumeSettings};
-use crate::id::{Author, GroupId, Ino, PeerKey, PeerTag};
+use crate::id::{Author, BlockName, GroupId, Ino, PeerKey, PeerTag};
 use crate::namespace::{Change, Kind, Namespace, Place, Seen, SetAttributes};
 use crate::policy::Policy;
 use crate::time::WallTime;
@@ -44,6 +44,7 @@ struct Shared {
     gets: AtomicU64,
     puts: AtomicU64,
     settled: AtomicU64,
+    searches: AtomicU64,
     suspected: Mutex<BTreeSet<(PeerTag, ShardId)>>,
 }
 
@@ -67,6 +68,7 @@ impl Share {
             gets: AtomicU64::new(0),
             puts: AtomicU64::new(0),
             settled: AtomicU64::new(0),
+            searches: AtomicU64::new(0),
             suspected: Mutex::default(),
         };
         Share { shared: Arc::new(shared) }
@@ -162,6 +164,21 @@ impl Share {
     /// Shards in a peer's store.
     pub fn shards(&self, peer: PeerTag) -> usize {
         self.peer(peer).shards.lock().len()
+    }
+
+    /// Searches so far, of all peers.
+    pub fn searches(&self) -> u64 {
+        self.shared.searches.load(Ordering::Relaxed)
+    }
+
+    /// Moves all shards that one peer holds to another, which no record says.
+    pub fn carry_off(&self, from: PeerTag, to: PeerTag) {
+        let moved = std::mem::take(&mut *self.peer(from).shards.lock());
+        self.peer(to).shards.lock().extend(moved);
+    }
+
+    fn holding(&self, peer: PeerTag, block: BlockName) -> Vec<ShardId> {
+        self.peer(peer).shards.lock().keys().filter(|id| id.block == block).copied().collect()
     }
 
     /// Times a peer was asked to make its shards durable.
@@ -312,6 +329,15 @@ impl Control for End {
         self.share.shared.suspected.lock().insert((holder, id));
     }
 
+    fn search(&self, block: BlockName) -> BoxFuture<'_, Vec<(PeerTag, ShardId)>> {
+        self.share.shared.searches.fetch_add(1, Ordering::Relaxed);
+        let answers = |peer: &PeerTag| *self.share.peer(*peer).fault.lock() == Fault::None;
+        let peers = self.share.peers().into_iter().filter(|peer| *peer != self.me && answers(peer));
+        let found = peers.flat_map(|peer| self.share.holding(peer, block).into_iter().map(move |id| (peer, id)));
+        let found = found.collect();
+        Box::pin(async move { found })
+    }
+
     fn random(&self) -> u64 {
         self.share.shared.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
     }
@@ -336,6 +362,10 @@ impl ShardStore for End {
 
     fn lacking(&self, ids: Vec<ShardId>, read: bool) -> BoxFuture<'_, Result<Vec<ShardId>, ShardError>> {
         Box::pin(self.share.lacking(self.me, ids, read))
+    }
+
+    fn holding(&self, block: BlockName) -> Vec<ShardId> {
+        self.share.holding(self.me, block)
     }
 
     fn held(&self) -> Vec<(ShardId, Duration)> {

@@ -4,6 +4,7 @@ use super::{MAX_CONTROL_BYTES, MAX_ROSTER, MAX_TEXT, Message, WireError, malform
 use crate::group::ANNOUNCED;
 use crate::id::{GroupId, ShareId};
 use crate::namespace::{Op, VersionVector};
+use crate::overlay::SearchMessage;
 use crate::volume::ports::StoreUsage;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +41,8 @@ pub enum ControlMessage {
     Leaving,
     /// I am at work on these groups: leave them to me for now.
     Working { groups: Vec<GroupId> },
+    /// Of a search for shards, this peer's or another's.
+    Search(SearchMessage),
 }
 
 impl Message for Preface {
@@ -62,6 +65,7 @@ impl Message for ControlMessage {
             }
             ControlMessage::Have { vector, durable, .. } => bounded(vector).and_then(|()| bounded(durable)),
             ControlMessage::Working { groups } if groups.len() > ANNOUNCED => Err(malformed("work on too many groups")),
+            ControlMessage::Search(message) => message.check().map_err(malformed),
             ControlMessage::Working { .. }
             | ControlMessage::Ops(_)
             | ControlMessage::SyncUpTo { .. }
@@ -75,8 +79,10 @@ impl Message for ControlMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{Author, Ino, PeerTag, hex};
+    use crate::id::{Author, BlockName, Ino, PeerTag, hex};
     use crate::namespace::Change;
+    use crate::overlay::{Answer, Bloom, Piece, Query, QueryId, Spread};
+    use crate::policy::Geometry;
     use crate::time::{Hlc, Stamp};
     use crate::wire::{decode, encode};
 
@@ -87,6 +93,11 @@ mod tests {
     #[test]
     fn every_control_message_has_its_golden_bytes() {
         let stamp = Stamp { time: Hlc(5), author: Author::new(PeerTag(7), 0) };
+        let id = QueryId { asker: PeerTag(7), number: 300 };
+        let query = |spread| Query { id, block: BlockName([0x22; 32]), hops: 2, spread };
+        let pieces = vec![Piece { geometry: Geometry { data: 4, parity: 2 }, index: 3 }];
+        let block = "22".repeat(32);
+        let asked = ["00", "0132", "02"].map(|spread| format!("01080007ac02{block}02{spread}"));
         let golden = [
             (
                 ControlMessage::Hello {
@@ -107,12 +118,32 @@ mod tests {
             (ControlMessage::Load { usage: StoreUsage { stored: 1, free: 2, capacity: 300 } }, "01050102ac02"),
             (ControlMessage::Leaving, "0106"),
             (ControlMessage::Working { groups: vec![GroupId(5)] }, "01070105"),
+            (ControlMessage::Search(SearchMessage::Query(query(Spread::All))), &asked[0]),
+            (ControlMessage::Search(SearchMessage::Query(query(Spread::Share(50)))), &asked[1]),
+            (ControlMessage::Search(SearchMessage::Query(query(Spread::Guided))), &asked[2]),
+            (
+                ControlMessage::Search(SearchMessage::Answer(Answer { id, holder: PeerTag(1), pieces, hops: 1 })),
+                "01080107ac02010104020301",
+            ),
+            (ControlMessage::Search(SearchMessage::Summary(vec![Bloom::default()])), "01080201080000000000000000"),
         ];
         for (message, bytes) in golden {
             assert_eq!(hex(&encode(&message).unwrap()), bytes, "{message:?}");
             assert_eq!(decode::<ControlMessage>(&encode(&message).unwrap()).unwrap(), message);
         }
         assert_eq!(hex(&encode(&Preface { instance: 1 }).unwrap()), "0101");
+    }
+
+    #[test]
+    fn a_filter_of_an_odd_size_is_refused() {
+        for bytes in ["010802010401020304", "0108020109000000000000000000"] {
+            let bytes: Vec<u8> = bytes
+                .as_bytes()
+                .chunks(2)
+                .map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap())
+                .collect();
+            assert!(matches!(decode::<ControlMessage>(&bytes), Err(WireError::Malformed(_))));
+        }
     }
 
     #[test]

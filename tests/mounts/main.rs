@@ -12,6 +12,7 @@ mod namespaces;
 mod promises;
 mod refusals;
 mod restart;
+mod search;
 mod self_check;
 mod share;
 mod thrash;

@@ -6,10 +6,11 @@
 
 use super::past::PastFile;
 use crate::group::{Outcome, Work};
-use crate::id::{Author, Ino, PeerTag, ShareId};
+use crate::id::{Author, BlockName, Ino, PeerTag, ShareId};
 use crate::io::quic::{Network, RosterPeer};
 use crate::io::store::OpLog;
 use crate::namespace::{Change, Key, Namespace, PeerRecord, VersionVector};
+use crate::overlay::{Piece, QueryId};
 use crate::peer::{Effect, Event, Past, Peer, Timer};
 use crate::time::WallTime;
 use crate::volume::Volume;
@@ -20,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::oneshot;
 
 /// The longest a change waits for the other peers. Dead ones are found out within seconds and no longer waited
 /// for, so running into this means a live peer that does not answer.
@@ -30,6 +32,12 @@ const HELD_UP: Duration = Duration::from_millis(500);
 
 /// How long a holder may take to note that its shard is suspected.
 const SUSPECT_DEADLINE: Duration = Duration::from_secs(3);
+
+/// The longest a search is waited for: three rounds, on a very busy machine.
+const SEARCH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Where the answer to a search goes: who said to have which shards.
+type Searching = oneshot::Sender<Vec<(PeerTag, ShardId)>>;
 
 /// A running peer.
 pub struct Host {
@@ -48,6 +56,9 @@ pub struct Host {
     settled: tokio::sync::Notify,
     /// The counter of the next number drawn.
     next_number: AtomicU64,
+    /// Who waits for which search, and the number of the next.
+    searches: Mutex<BTreeMap<u64, Searching>>,
+    next_search: AtomicU64,
     timers: Mutex<Timers>,
     timer_set: tokio::sync::Notify,
     telling_roster: Mutex<()>,
@@ -87,6 +98,8 @@ impl Host {
             runtime: tokio::runtime::Handle::current(),
             settled: tokio::sync::Notify::new(),
             next_number,
+            searches: Mutex::default(),
+            next_search: AtomicU64::new(0),
             timers: Mutex::default(),
             timer_set: tokio::sync::Notify::new(),
             telling_roster: Mutex::new(()),
@@ -214,6 +227,13 @@ impl Host {
                     }
                 }
                 Effect::Begin(work) => self.begin(work),
+                Effect::LookUp { query, block } => self.look_up(query, block),
+                Effect::Searched { search, found } => {
+                    if let Some(waiting) = self.searches.lock().remove(&search) {
+                        // Whoever asked may have it from elsewhere by now.
+                        let _ = waiting.send(found);
+                    }
+                }
                 Effect::Settled => self.settled.notify_waiters(),
                 Effect::Refused { peer, why } => tracing::debug!(%peer, "a datagram was refused: {why}"),
                 Effect::Misbehaved { peer, how } => {
@@ -257,6 +277,22 @@ impl Host {
             }
             if let Some(host) = this.upgrade() {
                 host.handle(Event::Worked { work, outcome });
+            }
+        });
+    }
+
+    /// Tells the core what the store has of a block somebody searches for; from a task of its own, since the core is
+    /// held here.
+    fn look_up(&self, query: QueryId, block: BlockName) {
+        let held = self.store.holding(block);
+        if held.is_empty() {
+            return;
+        }
+        let pieces = held.into_iter().map(|id| Piece { geometry: id.geometry, index: id.index }).collect();
+        let this = self.this.clone();
+        self.runtime.spawn(async move {
+            if let Some(host) = this.upgrade() {
+                host.handle(Event::Holds { query, pieces });
             }
         });
     }
@@ -460,6 +496,17 @@ impl Control for Host {
             // Where it does not arrive, the holder's own round finds the shard missing, or its scrub finds it bad.
             let _ = network.request(holder, Request::Suspect(id), bytes::Bytes::new(), SUSPECT_DEADLINE).await;
         });
+    }
+
+    fn search(&self, block: BlockName) -> BoxFuture<'_, Vec<(PeerTag, ShardId)>> {
+        Box::pin(async move {
+            let search = self.next_search.fetch_add(1, Ordering::Relaxed);
+            let (tell, told) = oneshot::channel();
+            self.searches.lock().insert(search, tell);
+            self.handle(Event::Search { search, block });
+            // The core ends every search it is given; a host that stops gives none back.
+            tokio::time::timeout(SEARCH_DEADLINE, told).await.ok().and_then(Result::ok).unwrap_or_default()
+        })
     }
 
     fn random(&self) -> u64 {

@@ -12,6 +12,7 @@ mod persist;
 mod report;
 mod setup;
 mod snapshot;
+mod summary;
 
 pub use setup::{InitOptions, InitReport, JoinOptions, JoinReport, init, join};
 
@@ -22,7 +23,7 @@ use crate::io::fuse::{self, Invalidation, MountError, Mounted};
 use crate::io::quic::{Identity, Network};
 use crate::io::store::{Home, Shards, ShardsOptions};
 use crate::namespace::{Change, Key, Namespace, PeerRecord};
-use crate::overlay::{self, Member, Membership};
+use crate::overlay::{self, Member, Membership, Search, SearchSettings};
 use crate::peer::{Event, Memory, Peer};
 use crate::volume::ports::{Control, ShardNetwork, ShardStore};
 use crate::volume::{RepairBounds, Volume, VolumeSettings};
@@ -113,8 +114,9 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
     let member = Member::starting(me, now);
     let membership = Membership::new(member, overlay::Settings::within(config.detection), rand::random());
     let share = home.share();
+    let search = Search::new(me, SearchSettings::meshed(), rand::random());
     let (past_file, past) = PastFile::open(home)?;
-    let (core, effects) = Peer::start(me, past, share, membership, healing_settings(&config), &namespace);
+    let (core, effects) = Peer::start(me, past, share, membership, healing_settings(&config), search, &namespace);
     let host = Host::new(share, core, namespace, persistence.log().clone(), store.clone(), past, past_file);
     let invitations = Arc::new(Invitations::open(home.paths().root(), share)?);
     let handler =
@@ -160,6 +162,7 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
     tokio::spawn(upkeep(Arc::downgrade(&daemon)));
     housekeeping::start(&daemon);
     tokio::spawn(leaving::watch_for_leaving(Arc::downgrade(&daemon)));
+    tokio::spawn(summary::keep(Arc::downgrade(&daemon)));
     meet_the_others(&host).await;
     ready();
 

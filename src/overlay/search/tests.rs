@@ -80,7 +80,7 @@ impl Overlay {
                         coming.push_back((at, SearchEvent::Holds { query, pieces: pieces.unwrap_or_default() }));
                     }
                     SearchEffect::SetTimer { timer, .. } => self.timers.push_back((at, timer)),
-                    SearchEffect::Ended { search, found } => {
+                    SearchEffect::Ended { search, found, .. } => {
                         assert!(self.ended.insert(search, found).is_none(), "a search ends once");
                     }
                 }
@@ -214,7 +214,7 @@ fn one_search_too_many_ends_at_once() {
         assert!(matches!(effects[..], [SearchEffect::SetTimer { .. }]));
     }
     let effects = search.handle(SearchEvent::Ask { search: 1000, block: block(1), hops: 1 });
-    assert_eq!(effects, [SearchEffect::Ended { search: 1000, found: BTreeSet::new() }]);
+    assert_eq!(effects, [SearchEffect::Ended { search: 1000, block: block(1), found: BTreeSet::new() }]);
 }
 
 #[test]
@@ -224,6 +224,9 @@ fn messages_out_of_bounds_are_told_from_others() {
     assert!(query(0).check().is_err() && query(MAX_HOPS + 1).check().is_err() && query(1).check().is_ok());
     let answer = |pieces| SearchMessage::Answer(Answer { id, holder: tag(1), pieces: vec![COPY; pieces], hops: 1 });
     assert!(answer(MAX_PIECES + 1).check().is_err() && answer(MAX_PIECES).check().is_ok());
+    let impossible = Piece { geometry: Geometry { data: 4, parity: 2 }, index: 6 };
+    let answer = Answer { id, holder: tag(1), pieces: vec![impossible], hops: 1 };
+    assert!(SearchMessage::Answer(answer).check().is_err());
     assert!(SearchMessage::Summary(vec![Bloom::default(); crate::overlay::MAX_LEVELS + 1]).check().is_err());
 }
 

@@ -3,7 +3,7 @@
 use crate::group::{Comparison, HealingSettings};
 use crate::id::{GroupId, PeerKey, PeerTag, ShareId};
 use crate::namespace::{Namespace, Op, PeerRecord, Snapshot};
-use crate::overlay::{Member, Membership, Settings};
+use crate::overlay::{Member, Membership, Search, SearchSettings, Settings};
 use crate::peer::{Effect, Memory, Past, Peer};
 use crate::policy::{Geometry, Policy};
 use crate::time::{Instant, WallTime};
@@ -125,7 +125,9 @@ impl Machine {
         self.rotten.clear();
         self.open.clear();
         let membership = Membership::new(Member::starting(self.tag, now), Settings::within(DETECTION), seed);
-        let (peer, effects) = Peer::start(self.tag, self.past, SHARE, membership, self.settings, &self.namespace);
+        let search = Search::new(self.tag, SearchSettings::meshed(), seed);
+        let (peer, effects) =
+            Peer::start(self.tag, self.past, SHARE, membership, self.settings, search, &self.namespace);
         self.peer = Some(peer);
         effects
     }

@@ -322,6 +322,8 @@ impl<'a> World<'a> {
                 | Effect::RosterChanged
                 | Effect::Alive { .. }
                 | Effect::Settled
+                | Effect::LookUp { .. }
+                | Effect::Searched { .. }
                 | Effect::Refused { .. } => {}
             }
         }

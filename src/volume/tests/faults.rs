@@ -281,3 +281,45 @@ fn a_shared_block_that_nobody_keeps_any_more_is_stored_again() {
         assert!(read_all(&share.volume(1), b).await.unwrap() == data);
     });
 }
+
+#[test]
+fn shards_that_no_record_leads_to_are_found_by_a_search() {
+    run(async {
+        for kept in ["rs:4+2", "replicate:2"] {
+            let share = Share::new(9);
+            let ino = share.create(0, "file", policy(kept));
+            let data = noise(3, 2 * MIB + 9000);
+            store(&share.volume(0), ino, &data).await.unwrap();
+            let peers = share.peers();
+            let (seated, others): (Vec<_>, Vec<_>) = peers.iter().copied().partition(|peer| share.shards(*peer) > 0);
+            let reader = peers.iter().position(|peer| others.contains(peer)).unwrap();
+            assert!(read_all(&share.volume(reader), ino).await.unwrap() == data);
+            assert_eq!(share.searches(), 0, "nobody searches for what is where it should be");
+            let mut far = others.into_iter().cycle();
+            for peer in &seated {
+                share.carry_off(*peer, far.next().unwrap());
+            }
+            for n in [reader, (reader + 1) % 9] {
+                assert!(read_all(&share.volume(n), ino).await.unwrap() == data, "{kept} by {n}");
+            }
+            assert!(share.searches() > 0);
+        }
+    });
+}
+
+#[test]
+fn a_search_helps_before_silent_participants_have_used_up_the_deadline() {
+    run(async {
+        let share = Share::new(6);
+        let ino = share.create(0, "file", policy("replicate:2"));
+        let data = noise(4, MIB);
+        store(&share.volume(0), ino, &data).await.unwrap();
+        let holder = share.peers().into_iter().find(|peer| share.shards(*peer) > 0).unwrap();
+        let seated: Vec<_> = share.peers().into_iter().filter(|peer| share.shards(*peer) > 0).collect();
+        let free: Vec<_> = share.peers().into_iter().filter(|peer| !seated.contains(peer)).collect();
+        share.carry_off(holder, free[0]);
+        seated.iter().for_each(|peer| share.fault(*peer, Fault::Silent));
+        let reader = share.peers().iter().position(|peer| *peer == free[1]).unwrap();
+        assert!(read_all(&share.volume(reader), ino).await.unwrap() == data);
+    });
+}

@@ -147,11 +147,16 @@ fn a_full_recruit_is_not_seated_and_an_unreadable_group_fails() {
         kept.share.fault(kept.seats[1], Fault::Dead);
         let both = Work::Fill { group: kept.group, seats: vec![(0, full), (1, other)] };
         assert_eq!(leader.work(&both).await, Outcome::Done { filled: vec![(1, other)] });
-        // That seat was never taken, and one more dies: three shards of four.
+        // That seat was never taken, and one more dies: a search finds the fourth shard where no seat says it is.
         kept.share.fault(kept.seats[2], Fault::Dead);
+        let third = Work::Fill { group: kept.group, seats: vec![(2, other)] };
+        assert_eq!(kept.leader(&kept.seats[..3]).work(&third).await, Outcome::Done { filled: vec![(2, other)] });
+        // Two more die: three shards of four are left, wherever they are.
+        kept.share.fault(kept.seats[4], Fault::Dead);
+        kept.share.fault(kept.seats[5], Fault::Dead);
         let short = VolumeSettings { read_deadline: Duration::from_millis(300), ..Share::settings() };
         let leader = kept.share.volume_with(kept.place_of(kept.seats[3]), short);
-        let last = Work::Fill { group: kept.group, seats: vec![(2, other)] };
+        let last = Work::Fill { group: kept.group, seats: vec![(4, other)] };
         assert_eq!(leader.work(&last).await, Outcome::Failed);
     });
 }

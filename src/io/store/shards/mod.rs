@@ -20,11 +20,12 @@ pub use header::CODE;
 
 use super::error::StoreError;
 use super::sys;
-use crate::id::PeerTag;
+use crate::id::{BlockName, PeerTag};
+use crate::policy::Geometry;
 use crate::volume::ports::{BoxFuture, Shard, ShardError, ShardId, ShardStore, StoreUsage};
 use header::{Form, HEADER, Header};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -73,7 +74,8 @@ struct Store {
 }
 
 struct State {
-    index: HashMap<ShardId, Entry>,
+    /// In order, so that a block's shards are found together.
+    index: BTreeMap<ShardId, Entry>,
     volumes: Volumes,
     unsynced: sync::Unsynced,
     recent: Recent,
@@ -195,6 +197,11 @@ impl ShardStore for Shards {
                 Ok(ids.into_iter().filter(|id| !state.index.contains_key(id)).collect())
             }
         })
+    }
+
+    fn holding(&self, block: BlockName) -> Vec<ShardId> {
+        let at = |number| ShardId { block, geometry: Geometry { data: number, parity: number }, index: number };
+        self.store.state.lock().index.range(at(0)..=at(u8::MAX)).map(|(id, _)| *id).collect()
     }
 
     fn held(&self) -> Vec<(ShardId, Duration)> {

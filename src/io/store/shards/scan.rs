@@ -7,7 +7,7 @@ use super::aside::set_aside;
 use super::header::{HEADER, Header, Place};
 use super::volumes::{self, Spot, Volume, Volumes};
 use crate::volume::ports::ShardId;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -24,7 +24,7 @@ type Scanned = (Volume, Vec<(ShardId, Entry)>);
 /// What was found.
 #[derive(Default)]
 pub(super) struct Found {
-    pub index: HashMap<ShardId, Entry>,
+    pub index: BTreeMap<ShardId, Entry>,
     /// Older copies of shards in the index.
     pub displaced: Vec<(ShardId, Entry)>,
 }
