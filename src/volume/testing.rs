@@ -10,8 +10,8 @@ use crate::time::WallTime;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// What is wrong with a peer.
@@ -52,6 +52,8 @@ struct Shared {
 struct Peer {
     shards: Mutex<BTreeMap<ShardId, Shard>>,
     fault: Mutex<Fault>,
+    /// What it still knows, if it hears of nothing new.
+    stale: OnceLock<RwLock<Namespace>>,
     syncs: AtomicU64,
 }
 
@@ -145,6 +147,12 @@ impl Share {
 
     pub fn fault(&self, peer: PeerTag, fault: Fault) {
         *self.peer(peer).fault.lock() = fault;
+    }
+
+    /// From now on the peer hears of no change.
+    pub fn freeze(&self, peer: PeerTag) {
+        let now = Namespace::restore(self.namespace().snapshot()).expect("a snapshot of a namespace is one");
+        let _ = self.peer(peer).stale.set(RwLock::new(now));
     }
 
     /// Flips a bit in every shard a peer holds, checksums made right again.
@@ -283,7 +291,7 @@ impl Control for End {
     }
 
     fn namespace(&self) -> RwLockReadGuard<'_, Namespace> {
-        self.share.shared.namespace.read()
+        self.share.peer(self.me).stale.get().unwrap_or(&self.share.shared.namespace).read()
     }
 
     fn change(&self, plan: &mut dyn FnMut(&Namespace) -> Result<Vec<Change>, Errno>) -> Result<u64, Errno> {

@@ -4,6 +4,7 @@ mod faults;
 mod files;
 mod healing;
 mod model;
+mod search;
 
 use super::testing::{Fault, Share};
 use super::*;
