@@ -19,6 +19,8 @@ mod mount;
 mod output;
 mod peers;
 mod policy;
+mod repair;
+mod scrub;
 mod serve;
 mod sharepath;
 mod sim;
@@ -81,6 +83,10 @@ enum Command {
     /// Announce that this machine is away for a while: no repair for it meanwhile
     #[command(subcommand)]
     Maintenance(maintenance::Command),
+    /// Look now what the groups need, and say how far healing is
+    Repair(repair::Args),
+    /// Say how far the checking of all shards is, or check them all now
+    Scrub(scrub::Args),
     /// Measure what policies cost, on your files and machines
     Compare(compare::Args),
     /// Show it all on this machine: start peers, copy files in, kill two peers, read everything back
@@ -144,6 +150,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Leave(args) => leave::run(&home()?, args),
         Command::Evict(args) => evict::run(&home()?, args),
         Command::Maintenance(command) => maintenance::run(&home()?, command),
+        Command::Repair(args) => repair::run(&home()?, args),
+        Command::Scrub(args) => scrub::run(&home()?, args),
         Command::Compare(args) => compare::run(&home()?, args),
         Command::Demo(args) => demo::run(args),
         Command::Sim(command) => sim::run(command),

@@ -1,6 +1,6 @@
 //! `shoal status`: plain words first, then the figures.
 
-use super::{LOOK_DEADLINE, ask, output, peers, unexpected};
+use super::{LOOK_DEADLINE, ask, output, peers, repair, scrub, unexpected};
 use crate::io::control::{ControlReply, ControlRequest, StatusReport};
 use output::{bytes, count};
 use std::path::Path;
@@ -39,9 +39,34 @@ fn text(report: &StatusReport) -> String {
         mounts => format!(" Mounted here on {}.\n", mounts.join(" and ")),
     };
     let groups = report.groups;
-    text += &format!("Groups: {} cold, {} goldilocks, {} hot.\n\n", groups.cold, groups.goldilocks, groups.hot);
+    text += &format!("Groups: {} cold, {} goldilocks, {} hot.", groups.cold, groups.goldilocks, groups.hot);
+    text += &format!(" {}\n", repair::text(&report.healing));
+    text += &upkeep(report);
+    text += "\n";
     text += &peers::table(&report.peers);
     text += &format!("\n\nshare {}\n", report.share);
+    text
+}
+
+/// What else goes on, where something does.
+fn upkeep(report: &StatusReport) -> String {
+    let mut text = String::new();
+    for peer in report.peers.iter().filter(|peer| peer.leaving) {
+        text += &format!("{} is leaving: it must not be switched off before shoal leave says so there.\n", peer.name);
+    }
+    for (peer, until) in report.peers.iter().filter_map(|peer| Some((peer, peer.maintenance_until?))) {
+        let left = output::duration(until.saturating_sub(scrub::now()));
+        text += &format!("{} is under maintenance for {left} more: no repair for it meanwhile.\n", peer.name);
+    }
+    if report.scrub.rot_found > 0 {
+        text += &format!("{}\n", scrub::damage(&report.scrub));
+    }
+    if report.files_set_aside > 0 {
+        text += &format!(
+            "{} set aside in the stores, in shards/aside of each home: no shards, or damaged ones. None is served or deleted.\n",
+            count(report.files_set_aside, "file was", "files were")
+        );
+    }
     text
 }
 
@@ -120,6 +145,22 @@ mod tests {
         assert!(said.contains("3 of 7 groups are cold"), "{said}");
         assert!(said.contains("once whole again, everything survives the loss of any 2 machines."), "{said}");
         assert!(!survival(&report(2, 2, 0)).contains("cold"));
+    }
+
+    #[test]
+    fn what_goes_on_is_said_and_nothing_where_nothing_does() {
+        assert_eq!(upkeep(&report(2, 2, 0)), "");
+        let mut busy = report(2, 2, 0);
+        busy.peers[1] = PeerReport { name: "attic".into(), leaving: true, ..PeerReport::default() };
+        busy.peers[2] = PeerReport { name: "cellar".into(), maintenance_until: Some(0), ..PeerReport::default() };
+        busy.scrub.rot_found = 1;
+        busy.files_set_aside = 2;
+        let said = upkeep(&busy);
+        for words in
+            ["attic is leaving", "cellar is under maintenance", "1 damaged shard was", "2 files were set aside"]
+        {
+            assert!(said.contains(words), "{words}: {said}");
+        }
     }
 
     #[test]

@@ -39,6 +39,10 @@ fn every_documented_command_line_is_taken() {
         "shoal evict p1 --accept-loss",
         "shoal maintenance on --for 2h",
         "shoal maintenance off",
+        "shoal repair --watch",
+        "shoal repair --json",
+        "shoal scrub --now",
+        "shoal scrub --json",
         "shoal compare",
         "shoal compare a b --policies replicate:3,rs:4+2,survive:2 --json",
         "shoal demo --peers 8 --dir /usr/share --keep",
@@ -113,6 +117,8 @@ fn commands_say_whether_the_home_is_none_or_its_peer_is_not_running() {
         "leave",
         "evict a",
         "maintenance on",
+        "repair",
+        "scrub",
     ] {
         let text = said(&none, line);
         assert!(

@@ -211,6 +211,11 @@ impl Healing {
         }
     }
 
+    /// What failed is tried again at the next look, and not after a rest.
+    pub fn hurry(&mut self) {
+        self.cases.values_mut().for_each(|case| case.rest = Duration::ZERO);
+    }
+
     /// Whether somebody is at work on a group, as far as this peer knows: shards of it may be on their way to peers
     /// that do not sit in it yet.
     pub fn is_worked_on(&self, group: GroupId) -> bool {

@@ -1,6 +1,7 @@
 //! Groups: what state one is in, what losses it survives, who is chosen for it, how it comes back to
 //! goldilocks, and how it lets a machine go. Pure.
 
+mod backlog;
 mod choose;
 mod custody;
 mod departure;
@@ -9,6 +10,7 @@ mod plan;
 mod state;
 mod survival;
 
+pub use backlog::{Backlog, backlog};
 pub use choose::choose;
 pub use custody::{Comparison, Custody, Findings, KEPT_FOR, Unsettled, custody, owed, slots_of, useless};
 pub use departure::{HandingOver, Loss, Without, handing_over, stranded, without};

@@ -37,6 +37,8 @@ pub enum Event {
     Search { search: u64, block: BlockName },
     /// What [`super::Effect::LookUp`] found.
     Holds { query: QueryId, pieces: Vec<Piece> },
+    /// Somebody wants the groups looked at now, whatever failed before.
+    Hurry,
     /// From now on it may make changes by itself. After a power cut its disk may lack its last ops, whose numbers others
     /// know: what could be heard of them is here again, and if that may not be all, it goes on in a new epoch.
     Ready,

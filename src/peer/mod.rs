@@ -208,6 +208,7 @@ impl Peer {
             Event::Holds { query, pieces } => {
                 self.searching(SearchEvent::Holds { query, pieces }, &mut effects);
             }
+            Event::Hurry => self.healing.hurry(),
             Event::Ready => self.is_ready(&mut effects),
             Event::Emptied => self.emptied(namespace, now, &mut effects),
             Event::Leaving => {

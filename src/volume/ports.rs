@@ -69,6 +69,8 @@ pub trait ShardStore: Send + Sync + 'static {
     fn held(&self) -> Vec<(ShardId, Duration)>;
     /// Gives up shards and the space they take, save those put within so long; how many went.
     fn remove(&self, ids: Vec<ShardId>, unless_put_within: Duration) -> BoxFuture<'_, Result<usize, ShardError>>;
+    /// Files that were set aside, ever, because they were no shards, or damaged ones: they are kept, and not served.
+    fn set_aside(&self) -> u64;
     /// Bytes of disk the content takes, bytes the file system could still take above the reserve, its size.
     fn usage(&self) -> StoreUsage;
 }

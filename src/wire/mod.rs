@@ -15,7 +15,9 @@ mod ticket;
 pub use control::{ControlMessage, Preface};
 pub use invite::{InviteBook, MAX_INVITATIONS};
 pub use join::{JoinRefusal, JoinReply, JoinRequest, JoinWelcome, check_record};
-pub use request::{Failure, MAX_NAMED, PeerStats, Request, Response, ShardHeader, decode_names, encode_names};
+pub use request::{
+    Failure, Haste, MAX_NAMED, PeerStats, PeerUpkeep, Request, Response, ShardHeader, decode_names, encode_names,
+};
 pub use ticket::{Inviter, Secret, Ticket, TicketError};
 
 use bytes::{BufMut, Bytes, BytesMut};

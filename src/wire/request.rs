@@ -28,6 +28,19 @@ pub enum Request {
     Lacking { count: u16, read: bool },
     /// You should have this shard, but I could not get it whole from you: look to it. Answer: `Done`.
     Suspect(ShardId),
+    /// How do you look after your shards? Answer: `Upkeep`.
+    Upkeep,
+    /// Do this now. Answer: `Done`, at once.
+    Hurry(Haste),
+}
+
+/// What a peer does from time to time, and somebody wants done now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Haste {
+    /// Look what the groups need, and try again what failed.
+    Repair,
+    /// Read and check every shard.
+    Scrub,
 }
 
 /// What is answered.
@@ -48,6 +61,7 @@ pub enum Response {
     Lacking {
         count: u16,
     },
+    Upkeep(PeerUpkeep),
 }
 
 /// The most shards that one `Lacking` names.
@@ -99,6 +113,27 @@ pub struct PeerStats {
     /// Processor time of the whole process, in microseconds.
     pub cpu_us: u64,
     pub resident_bytes: u64,
+}
+
+/// What a peer does for its shards and its groups, since its start where nothing else is said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PeerUpkeep {
+    /// Shards it rebuilt, here and elsewhere, and their bytes.
+    pub shards_rebuilt: u64,
+    pub bytes_rebuilt: u64,
+    /// Bytes a second that it rebuilds now.
+    pub bytes_per_second: u64,
+    /// Shards read by the scrub under way, and how many there are.
+    pub scrubbed: u64,
+    pub to_scrub: u64,
+    /// Scrubs that went through to their end, and when the last one did, in milliseconds since 1970; 0: none did, ever.
+    pub scrubs: u64,
+    pub scrub_ended_ms: u64,
+    /// Damaged shards found, and how many of them are whole again.
+    pub rot_found: u64,
+    pub rot_mended: u64,
+    /// Files that were set aside in its store, ever: no shards, or damaged ones.
+    pub set_aside: u64,
 }
 
 /// Why a request was not done.
@@ -162,7 +197,9 @@ impl Request {
             | Request::Stats
             | Request::Snapshot
             | Request::DropCaches
-            | Request::Suspect(_) => 0,
+            | Request::Suspect(_)
+            | Request::Upkeep
+            | Request::Hurry(_) => 0,
         }
     }
 }
@@ -178,7 +215,8 @@ impl Response {
             | Response::Stats(_)
             | Response::Snapshot { .. }
             | Response::Done
-            | Response::Error(_) => 0,
+            | Response::Error(_)
+            | Response::Upkeep(_) => 0,
         }
     }
 }
@@ -217,7 +255,12 @@ impl Message for Request {
             Request::PutShard(header) => header.check(),
             Request::GetShard(id) | Request::Suspect(id) => check_shard(id),
             Request::Lacking { count, .. } => check_named(*count),
-            Request::SyncShards | Request::Stats | Request::Snapshot | Request::DropCaches => Ok(()),
+            Request::SyncShards
+            | Request::Stats
+            | Request::Snapshot
+            | Request::DropCaches
+            | Request::Upkeep
+            | Request::Hurry(_) => Ok(()),
         }
     }
 }
@@ -242,7 +285,8 @@ impl Message for Response {
             | Response::Stats(_)
             | Response::Snapshot { .. }
             | Response::Done
-            | Response::Error(_) => Ok(()),
+            | Response::Error(_)
+            | Response::Upkeep(_) => Ok(()),
         }
     }
 }
@@ -275,6 +319,9 @@ mod tests {
             (Request::DropCaches, "0105".into()),
             (Request::Lacking { count: 300, read: true }, "0106ac0201".into()),
             (Request::Suspect(header().id), format!("0107{id}")),
+            (Request::Upkeep, "0108".into()),
+            (Request::Hurry(Haste::Repair), "010900".into()),
+            (Request::Hurry(Haste::Scrub), "010901".into()),
         ];
         for (message, bytes) in requests {
             assert_eq!(hex(&encode(&message).unwrap()), bytes, "{message:?}");
@@ -287,6 +334,18 @@ mod tests {
             cpu_us: 6,
             resident_bytes: 7,
         };
+        let upkeep = PeerUpkeep {
+            shards_rebuilt: 1,
+            bytes_rebuilt: 2,
+            bytes_per_second: 3,
+            scrubbed: 4,
+            to_scrub: 5,
+            scrubs: 6,
+            scrub_ended_ms: 7,
+            rot_found: 8,
+            rot_mended: 9,
+            set_aside: 10,
+        };
         let responses = [
             (Response::Stored, "0100".to_owned()),
             (Response::Shard(header()), format!("0101{shard}")),
@@ -295,6 +354,7 @@ mod tests {
             (Response::Snapshot { chunks: 300 }, "0104ac02".into()),
             (Response::Done, "0105".into()),
             (Response::Lacking { count: 300 }, "0107ac02".into()),
+            (Response::Upkeep(upkeep), "01080102030405060708090a".into()),
             (Response::Error(Failure::Missing), "010600".into()),
             (Response::Error(Failure::Damaged("rot".into())), "01060103726f74".into()),
             (Response::Error(Failure::Full), "010602".into()),

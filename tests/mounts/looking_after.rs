@@ -56,6 +56,9 @@ fn a_machine_is_stopped_or_evicted_only_where_the_others_have_everything() {
     let asked = (0..3).find(|i| *i != gone && *i != last).unwrap();
     cluster.kill(gone);
     cluster.wait_until(BOUND, "the dead machine is known dead", |c| !c.sees_alive(asked, gone));
+    let healing = cluster.status(asked)["healing"].clone();
+    assert_eq!((&healing["groups"], &healing["blocks"]), (&1.into(), &3.into()), "{healing}");
+    assert_eq!(healing["bytes"], 3 << 20, "three blocks of a MiB lack a copy: {healing}");
     refused(&cluster.run(asked, &["evict", &name(last)]), &["1 file (3 blocks) would be lost", "--accept-loss"]);
     cluster.run(asked, &["evict", &name(gone)]).ok();
     cluster.wait_until(HEALED, "the third machine has the second copy", |c| all_goldilocks(c, 0));
@@ -129,4 +132,58 @@ fn under_maintenance_a_machine_is_not_made_up_for_until_the_time_is_over() {
         std::thread::sleep(Duration::from_millis(200));
     }
     cluster.wait_until(HEALED, "it is made up for when its time is over", |c| all_goldilocks(c, 0));
+}
+
+#[test]
+fn repair_is_watched_until_nothing_is_left_to_do() {
+    let mut cluster = impatient(4, "replicate:2");
+    fs::write(cluster.path(0).join("file"), tree::noise(35, 8 << 20)).unwrap();
+    let dead = *holders(&cluster, 4).last().unwrap();
+    cluster.kill(dead);
+    cluster.wait_until(BOUND, "it is known dead", |c| !c.sees_alive(0, dead));
+    let said = cluster.run(0, &["repair", "--watch"]).ok();
+    assert!(said.ends_with("Nothing is left to heal.\n"), "{said}");
+    assert!(all_goldilocks(&cluster, 0));
+    let healing = cluster.json(0, &["repair"]);
+    assert_eq!((&healing["groups"], &healing["seconds_left"]), (&0.into(), &0.into()), "{healing}");
+    let rebuilt = healing["bytes_rebuilt"].as_u64().unwrap();
+    assert!(rebuilt >= 8 << 20, "eight blocks of a MiB had lost a copy: {healing}");
+    assert!(cluster.run(0, &["status"]).ok().contains("Nothing is left to heal."));
+}
+
+#[test]
+fn a_store_sets_aside_what_is_not_its_own_and_a_scrub_finds_what_is_rotten() {
+    let mut cluster = impatient(3, "replicate:2");
+    let content = tree::noise(36, 4 << 20);
+    fs::write(cluster.path(0).join("file"), &content).unwrap();
+    let odd = *holders(&cluster, 3).last().unwrap();
+    cluster.stop(odd);
+    let store = cluster.home(odd).join("shards");
+    let volume = fs::read_dir(store.join("volumes")).unwrap().next().unwrap().unwrap().path();
+    let bytes = fs::read(&volume).unwrap();
+    let strange: [(&str, &[u8]); 3] =
+        [("holiday.jpg", b"no shard"), ("00000777.volume", &bytes), ("00000778.volume", &bytes[..5000])];
+    strange.iter().for_each(|(name, bytes)| fs::write(store.join("volumes").join(name), bytes).unwrap());
+    cluster.serve(odd);
+    cluster.all_in_sight();
+    assert_eq!(cluster.status(0)["files_set_aside"], 3);
+    let said = cluster.run(0, &["status"]).ok();
+    assert!(said.contains("3 files were set aside"), "{said}");
+    for (name, bytes) in strange {
+        assert_eq!(fs::read(store.join("aside").join(name)).unwrap(), bytes, "{name} is kept as it was");
+    }
+
+    let file = fs::File::options().write(true).open(&volume).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0; 100], 600_000).unwrap();
+    let before = cluster.json(0, &["scrub"]);
+    assert_eq!((&before["rot_found"], before["peers"].as_array().unwrap().len()), (&0.into(), 3), "{before}");
+    let said = cluster.run(0, &["scrub", "--now"]).ok();
+    assert!(said.contains("1 damaged shard was found"), "{said}");
+    let after = cluster.json(0, &["scrub"]);
+    assert!(after["peers"].as_array().unwrap().iter().all(|peer| peer["ended"].is_u64()), "{after}");
+    cluster.wait_until(HEALED, "it is whole again", |c| c.status(0)["scrub"]["rot_mended"] == 1);
+    assert_eq!(cluster.status(0)["files_set_aside"], 4, "the damaged one is kept too");
+    let others: Vec<usize> = (1..3).filter(|i| *i != odd).collect();
+    cluster.kill_all(&others);
+    assert!(same(&cluster.path(0).join("file"), &content));
 }

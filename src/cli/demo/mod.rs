@@ -195,7 +195,7 @@ fn stats(machines: &Machines, machine: usize) -> anyhow::Result<StatsReport> {
 
 fn status(machines: &Machines, machine: usize) -> anyhow::Result<StatusReport> {
     match machines.ask(machine, &ControlRequest::Status)? {
-        ControlReply::Status(status) => Ok(status),
+        ControlReply::Status(status) => Ok(*status),
         other => Err(super::unexpected(&other)),
     }
 }

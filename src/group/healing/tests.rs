@@ -69,7 +69,7 @@ impl World {
         self.candidates[n].peer
     }
 
-    fn now(&self) -> WallTime {
+    pub fn now(&self) -> WallTime {
         WallTime(self.seconds * 1_000_000_000)
     }
 

@@ -1,8 +1,8 @@
 //! What goes over the control socket, one JSON value a line.
 
 use super::report::{
-    CanStopReport, EvictReport, GroupsReport, LeaveReport, MountReport, PeersReport, PolicyReport, StatsReport,
-    StatusReport, WhereReport,
+    CanStopReport, EvictReport, GroupsReport, HealingReport, LeaveReport, MountReport, PeersReport, PolicyReport,
+    ScrubReport, StatsReport, StatusReport, WhereReport,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::ffi::OsStr;
@@ -47,6 +47,12 @@ pub enum ControlRequest {
     /// Hand over what this peer holds, then take it off the roster and end it: progress all the while, and
     /// [`ControlReply::Left`] when the machine may be switched off.
     Leave { accept_loss: bool },
+    /// Every reachable peer looks at its groups now, and tries again what failed; with `watch`, progress until all is
+    /// well: [`ControlReply::Healing`].
+    Repair { watch: bool },
+    /// How the shards are checked; with `now`, every reachable peer reads all of its own, with progress:
+    /// [`ControlReply::Scrub`].
+    Scrub { now: bool },
     /// Stay after all: [`ControlReply::Done`].
     CancelLeave,
     /// For so many seconds from now this peer's being away is no reason for repair; 0: it is again:
@@ -66,7 +72,7 @@ pub enum ControlReply {
     },
     /// It is done, and there is nothing to say.
     Done,
-    Status(StatusReport),
+    Status(Box<StatusReport>),
     Peers(PeersReport),
     Groups(GroupsReport),
     Where(WhereReport),
@@ -79,6 +85,8 @@ pub enum ControlReply {
     CanStop(CanStopReport),
     Evicted(EvictReport),
     Left(LeaveReport),
+    Healing(HealingReport),
+    Scrub(ScrubReport),
 }
 
 /// How far a long command has come.

@@ -13,9 +13,9 @@ pub mod server;
 pub use client::Client;
 pub use message::{ByteText, ControlReply, ControlRequest, Progress};
 pub use report::{
-    AliveParticipant, BlockReport, CanStopReport, EvictReport, GroupCounts, GroupReport, GroupsReport, LeaveReport,
-    MountReport, PeerReport, PeersReport, PolicyReport, ShardReport, SlotReport, StatsReport, StatusReport,
-    WhereReport,
+    AliveParticipant, BlockReport, CanStopReport, EvictReport, GroupCounts, GroupReport, GroupsReport, HealingReport,
+    LeaveReport, MountReport, PeerReport, PeersReport, PolicyReport, ScrubReport, ScrubbedPeer, ShardReport,
+    SlotReport, StatsReport, StatusReport, WhereReport,
 };
 pub use server::{Commands, ProgressSink, Server, serve};
 

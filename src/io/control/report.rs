@@ -30,6 +30,50 @@ pub struct StatusReport {
     pub mounts: Vec<String>,
     /// The root directory's policy.
     pub policy: String,
+    pub healing: HealingReport,
+    pub scrub: ScrubReport,
+    /// Files that were set aside in the stores of the peers that answered: foreign ones, and damaged shards. They are
+    /// kept, and never served.
+    pub files_set_aside: u64,
+}
+
+/// What healing has before it, and how fast it goes. What was done is counted since the peers' starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct HealingReport {
+    /// Groups that want work, their blocks, and the bytes of shards to be stored for them.
+    pub groups: u64,
+    pub blocks: u64,
+    pub bytes: u64,
+    /// What is rebuilt now, by all peers that answered.
+    pub bytes_per_second: u64,
+    /// At that pace; none: nothing moves now.
+    pub seconds_left: Option<u64>,
+    pub shards_rebuilt: u64,
+    pub bytes_rebuilt: u64,
+}
+
+/// How the shards are checked, by all peers that answered. What was found is counted since the peers' starts.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ScrubReport {
+    /// Shards read by the scrubs under way, and how many there are.
+    pub shards_checked: u64,
+    pub shards: u64,
+    /// Damaged shards found, and how many of them are whole again.
+    pub rot_found: u64,
+    pub rot_mended: u64,
+    pub peers: Vec<ScrubbedPeer>,
+}
+
+/// How one peer checks its shards.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ScrubbedPeer {
+    pub peer: String,
+    pub shards_checked: u64,
+    pub shards: u64,
+    /// When it had last read them all, in seconds since 1970; none: it has not yet.
+    pub ended: Option<u64>,
+    pub rot_found: u64,
+    pub rot_mended: u64,
 }
 
 /// Groups by state.

@@ -1,7 +1,7 @@
 //! The commands of people, carried out by the running peer.
 
 use super::Daemon;
-use super::{invite, report};
+use super::{invite, looking_after, report};
 use crate::id::PeerTag;
 use crate::io::control::{Commands, ControlReply, ControlRequest, PolicyReport, ProgressSink, StatsReport};
 use crate::namespace::{Change, Kind};
@@ -41,9 +41,13 @@ impl Daemon {
                 self.finish().await.map(|()| ControlReply::Done)
             }
             ControlRequest::Status => {
-                let stats = self.all_stats().await;
-                let mounts = self.mountpoints().iter().map(|path| path.display().to_string()).collect();
-                Ok(ControlReply::Status(report::status(&self.host, &stats, mounts)))
+                let (stats, upkeeps) = tokio::join!(self.all_stats(), self.upkeeps());
+                let mut status = report::status(&self.host, &stats);
+                status.mounts = self.mountpoints().iter().map(|path| path.display().to_string()).collect();
+                status.healing = self.healing_report(&upkeeps);
+                status.scrub = looking_after::scrub_report(&upkeeps);
+                status.files_set_aside = upkeeps.values().map(|one| one.set_aside).sum();
+                Ok(ControlReply::Status(Box::new(status)))
             }
             ControlRequest::Peers => Ok(ControlReply::Peers(report::peers(&self.host))),
             ControlRequest::Groups => Ok(ControlReply::Groups(report::groups(&self.host))),
@@ -66,6 +70,8 @@ impl Daemon {
                 self.evict(&peer, accept_loss).await.map(ControlReply::Evicted)
             }
             ControlRequest::Leave { accept_loss } => self.leave(accept_loss, progress).await,
+            ControlRequest::Repair { watch } => Ok(ControlReply::Healing(self.repair(watch, progress).await)),
+            ControlRequest::Scrub { now } => Ok(ControlReply::Scrub(self.scrub(now, progress).await)),
             ControlRequest::CancelLeave => self.cancel_leave().await.map(|()| ControlReply::Done),
             ControlRequest::Maintenance { secs } => self.maintenance(secs).await.map(|()| ControlReply::Done),
             ControlRequest::WhichMounts => Ok(ControlReply::Mounts(report::mounts(self.mountpoints()))),
@@ -96,7 +102,7 @@ impl Daemon {
     }
 
     /// Asks every live peer but this one, all at once; those that do not answer are left out.
-    async fn ask_all(&self, request: Request) -> Vec<(PeerTag, Response)> {
+    pub(super) async fn ask_all(&self, request: Request) -> Vec<(PeerTag, Response)> {
         let Some(network) = self.host.network() else { return Vec::new() };
         let live = self.host.candidates().into_iter().filter(|peer| peer.alive && peer.peer != self.host.me());
         let asked: Vec<_> = live

@@ -1,5 +1,6 @@
 //! What other peers ask of this one.
 
+use super::housekeeping::Household;
 use super::invite::{self, Invitations};
 use super::{Host, own_stats, snapshot};
 use crate::id::{PeerKey, PeerTag};
@@ -16,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 pub struct PeerHandler {
     pub host: Arc<Host>,
     pub invitations: Arc<Invitations>,
+    pub household: Arc<Household>,
     /// Set once the volume stands.
     pub volume: OnceLock<Volume>,
 }
@@ -73,6 +75,13 @@ impl Handler for PeerHandler {
                 }
                 Request::Suspect(id) => {
                     self.host.suspected(id);
+                    (Response::Done, Bytes::new())
+                }
+                Request::Upkeep => {
+                    (Response::Upkeep(self.household.upkeep(&self.host, self.volume.get())), Bytes::new())
+                }
+                Request::Hurry(haste) => {
+                    self.household.hurry(&self.host, haste);
                     (Response::Done, Bytes::new())
                 }
                 // The transport answers it through `snapshot`.

@@ -2,15 +2,17 @@
 //! is read now and then. The rules are in `group::custody`; here they are applied to a real store, round after round,
 //! so that no lost message stays lost.
 
-use super::Daemon;
+use super::{Daemon, Host};
 use crate::group::{self, Comparison, Custody, Findings, KEPT_FOR, Unsettled};
 use crate::id::GroupId;
 use crate::namespace::VersionVector;
 use crate::peer::Event;
+use crate::volume::Volume;
 use crate::volume::ports::{Control, ShardId};
+use crate::wire::{Haste, PeerUpkeep};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -41,11 +43,19 @@ pub struct Household {
     /// Shards read by the scrub under way, and how many there are.
     pub scrubbed: AtomicU64,
     pub to_scrub: AtomicU64,
-    /// Shards that were missing at the last round.
-    pub lacking: AtomicU64,
+    /// Scrubs that ended since the start, and when the last one did, in milliseconds since 1970.
+    scrubs: AtomicU64,
+    scrub_ended_ms: AtomicU64,
+    /// Bytes rebuilt by the last time somebody measured, and a second then.
+    rebuilt: AtomicU64,
+    rebuilt_per_second: AtomicU64,
     rotten: Mutex<BTreeSet<ShardId>>,
     /// Wakes the rounds before their time.
     look: tokio::sync::Notify,
+    /// The next round is not to be left out.
+    hurried: AtomicBool,
+    /// Has the scrub begin anew, and not rest.
+    scrub_now: tokio::sync::Notify,
 }
 
 impl Household {
@@ -55,6 +65,46 @@ impl Household {
             self.rot_found.fetch_add(1, Ordering::Relaxed);
         }
         self.look.notify_one();
+    }
+
+    /// Does now what would be done some time.
+    pub fn hurry(&self, host: &Host, haste: Haste) {
+        match haste {
+            Haste::Repair => {
+                host.handle(Event::Hurry);
+                self.hurried.store(true, Ordering::Relaxed);
+                self.look.notify_one();
+            }
+            Haste::Scrub => self.scrub_now.notify_one(),
+        }
+    }
+
+    /// Notes how fast shards were rebuilt since the last time, which was so long ago.
+    pub fn measure(&self, volume: &Volume, elapsed: Duration) {
+        let rebuilt = volume.healing().bytes_rebuilt.load(Ordering::Relaxed);
+        let more = rebuilt - self.rebuilt.swap(rebuilt, Ordering::Relaxed).min(rebuilt);
+        // Half of it is what was before, so that a moment without a block does not look like the end.
+        let now = (more as f64 / elapsed.as_secs_f64()) as u64;
+        let before = self.rebuilt_per_second.load(Ordering::Relaxed);
+        self.rebuilt_per_second.store((before + now) / 2, Ordering::Relaxed);
+    }
+
+    /// What this peer does for its shards and groups, for whoever asks.
+    pub fn upkeep(&self, host: &Host, volume: Option<&Volume>) -> PeerUpkeep {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let healing = volume.map(Volume::healing);
+        PeerUpkeep {
+            shards_rebuilt: healing.map_or(0, |healing| read(&healing.shards_rebuilt)),
+            bytes_rebuilt: healing.map_or(0, |healing| read(&healing.bytes_rebuilt)),
+            bytes_per_second: read(&self.rebuilt_per_second),
+            scrubbed: read(&self.scrubbed),
+            to_scrub: read(&self.to_scrub),
+            scrubs: read(&self.scrubs),
+            scrub_ended_ms: read(&self.scrub_ended_ms),
+            rot_found: read(&self.rot_found),
+            rot_mended: read(&self.rot_mended),
+            set_aside: host.store().set_aside(),
+        }
     }
 }
 
@@ -104,7 +154,8 @@ impl Daemon {
             return;
         }
         let state = (self.host.namespace().vector().clone(), self.host.store().usage().stored);
-        if found.quiet.as_ref() == Some(&state) && found.quiet_rounds < QUIET_ROUNDS {
+        let hurried = self.household.hurried.swap(false, Ordering::Relaxed);
+        if !hurried && found.quiet.as_ref() == Some(&state) && found.quiet_rounds < QUIET_ROUNDS {
             found.quiet_rounds += 1;
             return;
         }
@@ -133,7 +184,6 @@ impl Daemon {
             }
         }
         let missing: usize = lacking.values().map(Vec::len).sum();
-        self.household.lacking.store(missing as u64, Ordering::Relaxed);
         self.note_mended(&lacking);
         let rotten = self.household.rotten.lock().clone();
         match found.comparison.round(owed, &lacking, &rotten) {
@@ -245,24 +295,40 @@ impl Daemon {
     }
 }
 
-/// Reads every shard within the set time, again and again.
+/// Reads every shard within the set time, again and again; without a rest where somebody is waiting for it.
 async fn scrub(daemon: Weak<Daemon>) {
-    let Some(within) = daemon.upgrade().map(|this| this.scrub_within) else { return };
+    let Some(household) = daemon.upgrade().map(|this| this.household.clone()) else { return };
+    let mut hurried = false;
     loop {
         let Some(this) = daemon.upgrade() else { return };
+        let within = this.scrub_within;
         let mut ids: Vec<ShardId> = this.host.store().held().into_iter().map(|(id, _)| id).collect();
-        this.household.to_scrub.store(ids.len() as u64, Ordering::Relaxed);
-        this.household.scrubbed.store(0, Ordering::Relaxed);
+        household.to_scrub.store(ids.len() as u64, Ordering::Relaxed);
+        household.scrubbed.store(0, Ordering::Relaxed);
         drop(this);
         ids.sort_unstable();
-        if ids.is_empty() {
-            tokio::time::sleep(within.min(Duration::from_secs(3600))).await;
-        }
         let steps = u32::try_from(ids.len().div_ceil(SCRUBBED_AT_ONCE)).unwrap_or(u32::MAX);
+        let mut begun_anew = false;
         for step in ids.chunks(SCRUBBED_AT_ONCE) {
-            tokio::time::sleep(within / steps.max(1)).await;
+            if !hurried {
+                let asked = household.scrub_now.notified();
+                begun_anew = tokio::time::timeout(within / steps.max(1), asked).await.is_ok();
+                if begun_anew {
+                    break;
+                }
+            }
             let Some(this) = daemon.upgrade() else { return };
             this.scrub_some(step).await;
+        }
+        if !begun_anew && (hurried || !ids.is_empty()) {
+            let Some(this) = daemon.upgrade() else { return };
+            household.scrub_ended_ms.store(this.host.now().millis(), Ordering::Relaxed);
+            household.scrubs.fetch_add(1, Ordering::Relaxed);
+        }
+        hurried = begun_anew;
+        if !begun_anew && ids.is_empty() {
+            let rest = within.min(Duration::from_secs(3600));
+            hurried = tokio::time::timeout(rest, household.scrub_now.notified()).await.is_ok();
         }
     }
 }

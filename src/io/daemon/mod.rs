@@ -6,6 +6,7 @@ mod host;
 mod housekeeping;
 mod invite;
 mod leaving;
+mod looking_after;
 mod machine;
 mod past;
 mod persist;
@@ -119,8 +120,13 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
     let (core, effects) = Peer::start(me, past, share, membership, healing_settings(&config), search, &namespace);
     let host = Host::new(share, core, namespace, persistence.log().clone(), store.clone(), past, past_file);
     let invitations = Arc::new(Invitations::open(home.paths().root(), share)?);
-    let handler =
-        Arc::new(PeerHandler { host: host.clone(), invitations: invitations.clone(), volume: OnceLock::new() });
+    let household = Arc::<Household>::default();
+    let handler = Arc::new(PeerHandler {
+        host: host.clone(),
+        invitations: invitations.clone(),
+        household: household.clone(),
+        volume: OnceLock::new(),
+    });
     // With nobody to connect to: the host has to have its network before the first peer is greeted.
     let network = Network::start(setup::quic_settings(&config), identity, Vec::new(), handler.clone())?;
     host.connect(network.clone(), effects);
@@ -147,7 +153,7 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
         persistence,
         mounts: Mutex::default(),
         mount_options: fuse::MountOptions::default(),
-        household: Arc::default(),
+        household,
         parting: leaving::Parting::default(),
         scrub_within: config.scrub_within,
         listen: config.listen,
@@ -445,6 +451,7 @@ async fn upkeep(daemon: Weak<Daemon>) {
             daemon.volume.drop_caches();
             machine::trim_memory();
         }
+        daemon.household.measure(&daemon.volume, UPKEEP);
         daemon.host.handle(Event::Usage(daemon.host.store().usage()));
         daemon.tell_addresses();
         if let Err(error) =

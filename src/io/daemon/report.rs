@@ -12,8 +12,9 @@ use crate::volume::ports::{Candidate, Control};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-/// The share in one page; `stats` are the counters of all peers that answered.
-pub fn status(host: &Host, stats: &StatsReport, mounts: Vec<String>) -> StatusReport {
+/// The share in one page, but for what this peer's daemon and the other peers do; `stats` are the counters of all that
+/// answered.
+pub fn status(host: &Host, stats: &StatsReport) -> StatusReport {
     let alive = live(host);
     let namespace = host.namespace();
     let mut counts = GroupCounts::default();
@@ -50,8 +51,8 @@ pub fn status(host: &Host, stats: &StatsReport, mounts: Vec<String>) -> StatusRe
         directories: files.directories,
         peers_answered: stats.peers_answered,
         blocks_unreadable,
-        mounts,
         policy,
+        ..StatusReport::default()
     }
 }
 

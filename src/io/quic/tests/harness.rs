@@ -6,8 +6,8 @@ use crate::namespace::PeerRecord;
 use crate::policy::Geometry;
 use crate::volume::ports::{BoxFuture, Shard, ShardId};
 use crate::wire::{
-    ControlMessage, Failure, InviteBook, JoinRefusal, JoinRequest, JoinWelcome, PeerStats, Request, Response,
-    ShardHeader, decode_names, encode_names,
+    ControlMessage, Failure, InviteBook, JoinRefusal, JoinRequest, JoinWelcome, PeerStats, PeerUpkeep, Request,
+    Response, ShardHeader, decode_names, encode_names,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -213,6 +213,8 @@ impl Handler for Probe {
                     None => (Response::Error(Failure::Missing), Bytes::new()),
                 },
                 Request::SyncShards => (Response::Synced, Bytes::new()),
+                Request::Upkeep => (Response::Upkeep(PeerUpkeep::default()), Bytes::new()),
+                Request::Hurry(_) => (Response::Done, Bytes::new()),
                 Request::Stats => (Response::Stats(PeerStats { cpu_us: 5, ..PeerStats::default() }), Bytes::new()),
                 Request::DropCaches | Request::Suspect(_) => (Response::Done, Bytes::new()),
                 Request::Lacking { .. } => {

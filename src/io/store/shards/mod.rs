@@ -228,6 +228,10 @@ impl ShardStore for Shards {
         }))
     }
 
+    fn set_aside(&self) -> u64 {
+        std::fs::read_dir(&self.store.aside).map_or(0, |entries| entries.count() as u64)
+    }
+
     fn usage(&self) -> StoreUsage {
         let stored = self.store.state.lock().volumes.disk();
         match sys::space(&self.store.root) {

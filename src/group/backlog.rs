@@ -1,0 +1,115 @@
+//! How much healing has before it, over the whole share, as one peer sees it.
+
+use super::healing::slot_bytes;
+use super::plan::{Surroundings, fill, live_slots};
+use super::survival::losses_now;
+use crate::id::{GroupId, PeerTag};
+use crate::namespace::{Group, Namespace};
+use crate::policy::Geometry;
+use crate::time::WallTime;
+use crate::volume::ports::Candidate;
+use std::collections::BTreeSet;
+
+/// What is to be done until every group is as good as the peers that are there allow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Backlog {
+    pub groups: u64,
+    pub blocks: u64,
+    /// Bytes of shards to be stored.
+    pub bytes: u64,
+}
+
+/// The groups that want work, those included whose dead participants are still waited for. Groups that cannot be read
+/// now, and slots that nobody can take, are not in it: no work helps there.
+pub fn backlog(namespace: &Namespace, candidates: &[Candidate], now: WallTime) -> Backlog {
+    let excused = |peer: PeerTag| namespace.standing(peer).maintenance_until > now;
+    let gone = candidates.iter().filter(|one| !one.alive && !excused(one.peer)).map(|one| one.peer).collect();
+    let around = Surroundings::new(candidates, gone);
+    let mut backlog = Backlog::default();
+    for (id, group) in namespace.groups().filter(|(_, group)| group.blocks > 0) {
+        if let Some(bytes) = wanted_bytes(namespace, id, group, &around) {
+            backlog.groups += 1;
+            backlog.blocks += u64::from(group.blocks);
+            backlog.bytes += bytes;
+        }
+    }
+    backlog
+}
+
+/// What is to be stored for a group that wants work; `None` where it wants none.
+fn wanted_bytes(namespace: &Namespace, id: GroupId, group: &Group, around: &Surroundings) -> Option<u64> {
+    let slots: Vec<BTreeSet<PeerTag>> = live_slots(group, around);
+    losses_now(&slots, group.geometry.data)?;
+    if let Some(wanted) = around.wanted(group.policy).filter(|wanted| *wanted != group.geometry) {
+        return Some(reencoded_bytes(namespace, id, wanted));
+    }
+    let bytes = slot_bytes(namespace, id, group);
+    if let Some(seats) = fill(group, &slots, bytes, around, id.0) {
+        return Some(bytes * seats.len() as u64);
+    }
+    // Two participants of one slot only have to settle.
+    slots.iter().any(|live| live.len() > 1).then_some(0)
+}
+
+fn reencoded_bytes(namespace: &Namespace, id: GroupId, wanted: Geometry) -> u64 {
+    let shards = wanted.shards() as u64;
+    namespace.blocks_of(id).map(|(_, block)| wanted.shard_bytes(block.len as usize) as u64 * shards).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::healing::tests::{World, quick};
+    use super::*;
+    use crate::namespace::{Change, Standing};
+    use crate::policy::Policy;
+
+    fn of(w: &World) -> (u64, u64) {
+        let found = backlog(&w.namespace, &w.candidates, w.now());
+        assert_eq!(found.groups, found.blocks, "each group has one block here");
+        (found.groups, found.bytes)
+    }
+
+    #[test]
+    fn what_is_to_be_repaired_goes_down_to_nothing_as_healing_works() {
+        let mut w = World::new(8, quick());
+        w.rs(&[0, 1, 2, 3, 4, 5]);
+        w.rs(&[1, 2, 3, 4, 5, 6]);
+        assert_eq!(of(&w), (0, 0));
+        w.alive(0, false);
+        assert_eq!(of(&w), (1, 250));
+        w.alive(1, false);
+        assert_eq!(of(&w), (2, 3 * 250));
+        w.pass(30);
+        assert_eq!(of(&w), (0, 0));
+        w.alive(0, true);
+        assert_eq!(of(&w), (1, 0), "it only has to settle");
+        w.pass(30);
+        assert_eq!(of(&w), (0, 0));
+    }
+
+    #[test]
+    fn maintenance_and_what_no_work_helps_are_left_out() {
+        let mut w = World::new(6, quick());
+        w.rs(&[0, 1, 2, 3, 4, 5]);
+        w.alive(5, false);
+        assert_eq!(of(&w), (0, 0), "nobody is there to take the slot");
+        let mut w = World::new(3, quick());
+        w.group(Policy::Replicate(2), Geometry { data: 1, parity: 1 }, &[0, 1]);
+        let (me, until) = (w.tag(1), WallTime(w.now().0 + 1_000_000_000));
+        let standing = Standing { maintenance_until: until, ..Standing::default() };
+        w.change(me, Change::SetStanding { peer: me, standing });
+        w.alive(1, false);
+        assert_eq!(of(&w), (0, 0));
+        w.pass(1);
+        assert_eq!(of(&w), (1, 1000));
+        w.alive(0, false);
+        assert_eq!(of(&w), (0, 0), "it cannot be read");
+    }
+
+    #[test]
+    fn another_geometry_is_stored_whole() {
+        let mut w = World::new(3, quick());
+        w.group(Policy::Survive(2), Geometry { data: 1, parity: 0 }, &[0]);
+        assert_eq!(of(&w), (1, 3 * 500));
+    }
+}

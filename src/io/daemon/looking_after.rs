@@ -1,0 +1,138 @@
+//! How the whole share is looked after, for people: healing and scrubs over all peers, in figures and while they go on.
+
+use super::Daemon;
+use crate::group::{self, Backlog};
+use crate::id::PeerTag;
+use crate::io::control::{HealingReport, ProgressSink, ScrubReport, ScrubbedPeer};
+use crate::volume::ports::Control;
+use crate::wire::{Haste, PeerUpkeep, Request, Response};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How often progress is reported.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The longest that somebody watches: whoever wants more watches again.
+const WATCHED: Duration = Duration::from_secs(30 * 86_400);
+
+/// So many looks in a row have to find nothing to do: what was just hurried may be about to begin.
+const CALM_LOOKS: u32 = 3;
+
+/// What every peer that answers does for its shards and groups, this one included.
+pub type Upkeeps = BTreeMap<PeerTag, PeerUpkeep>;
+
+impl Daemon {
+    /// Asks every reachable peer how it looks after its shards.
+    pub(super) async fn upkeeps(&self) -> Upkeeps {
+        let own = self.household.upkeep(&self.host, Some(&self.volume));
+        let mut all: Upkeeps = [(self.host.me(), own)].into();
+        for (peer, response) in self.ask_all(Request::Upkeep).await {
+            if let Response::Upkeep(upkeep) = response {
+                all.insert(peer, upkeep);
+            }
+        }
+        all
+    }
+
+    async fn hurry_all(&self, haste: Haste) {
+        self.household.hurry(&self.host, haste);
+        self.ask_all(Request::Hurry(haste)).await;
+    }
+
+    fn backlog(&self) -> Backlog {
+        group::backlog(&self.host.namespace(), &self.host.candidates(), self.host.now())
+    }
+
+    pub(super) fn healing_report(&self, upkeeps: &Upkeeps) -> HealingReport {
+        let Backlog { groups, blocks, bytes } = self.backlog();
+        let sum = |of: fn(&PeerUpkeep) -> u64| upkeeps.values().map(of).sum::<u64>();
+        let bytes_per_second = sum(|one| one.bytes_per_second);
+        HealingReport {
+            groups,
+            blocks,
+            bytes,
+            bytes_per_second,
+            seconds_left: if groups == 0 { Some(0) } else { bytes.checked_div(bytes_per_second) },
+            shards_rebuilt: sum(|one| one.shards_rebuilt),
+            bytes_rebuilt: sum(|one| one.bytes_rebuilt),
+        }
+    }
+
+    /// Has all peers look at their groups now; with `watch` it returns when nothing is left to do.
+    pub(super) async fn repair(&self, watch: bool, progress: ProgressSink) -> HealingReport {
+        self.hurry_all(Haste::Repair).await;
+        let end = tokio::time::Instant::now() + WATCHED;
+        let (mut most, mut calm) = (0, 0);
+        loop {
+            let report = self.healing_report(&self.upkeeps().await);
+            calm = if report.groups == 0 { calm + 1 } else { 0 };
+            if !watch || calm == CALM_LOOKS || progress.is_abandoned() || tokio::time::Instant::now() > end {
+                return report;
+            }
+            most = report.blocks.max(most);
+            progress.report(in_words(&report), most - report.blocks, most);
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// How the shards are checked; with `now` all are read first.
+    pub(super) async fn scrub(&self, now: bool, progress: ProgressSink) -> ScrubReport {
+        if now {
+            let before = self.upkeeps().await;
+            self.hurry_all(Haste::Scrub).await;
+            let end = tokio::time::Instant::now() + WATCHED;
+            while !progress.is_abandoned() && tokio::time::Instant::now() < end {
+                tokio::time::sleep(LOOK).await;
+                let upkeeps = self.upkeeps().await;
+                // A peer that went away or was started anew meanwhile is not waited for.
+                let at_it = |(peer, one): &(&PeerTag, &PeerUpkeep)| {
+                    before.get(peer).is_some_and(|then| then.scrubs == one.scrubs)
+                };
+                let (reading, done): (Vec<_>, Vec<_>) = upkeeps.iter().partition(at_it);
+                if reading.is_empty() {
+                    break;
+                }
+                let total: u64 = upkeeps.values().map(|one| one.to_scrub).sum();
+                let read = reading.iter().map(|(_, one)| one.scrubbed).sum::<u64>()
+                    + done.iter().map(|(_, one)| one.to_scrub).sum::<u64>();
+                progress.report("reading every shard", read.min(total), total);
+            }
+        }
+        scrub_report(&self.upkeeps().await)
+    }
+}
+
+/// What all peers together do.
+pub fn scrub_report(upkeeps: &Upkeeps) -> ScrubReport {
+    let peer = |(peer, one): (&PeerTag, &PeerUpkeep)| ScrubbedPeer {
+        peer: peer.to_string(),
+        shards_checked: one.scrubbed,
+        shards: one.to_scrub,
+        ended: (one.scrub_ended_ms > 0).then_some(one.scrub_ended_ms / 1000),
+        rot_found: one.rot_found,
+        rot_mended: one.rot_mended,
+    };
+    let peers: Vec<ScrubbedPeer> = upkeeps.iter().map(peer).collect();
+    let sum = |of: fn(&ScrubbedPeer) -> u64| peers.iter().map(of).sum();
+    ScrubReport {
+        shards_checked: sum(|one| one.shards_checked),
+        shards: sum(|one| one.shards),
+        rot_found: sum(|one| one.rot_found),
+        rot_mended: sum(|one| one.rot_mended),
+        peers,
+    }
+}
+
+fn in_words(report: &HealingReport) -> String {
+    let size = |bytes| humansize::format_size(bytes, humansize::BINARY);
+    let pace = match report.seconds_left {
+        Some(seconds) if report.bytes_per_second > 0 => {
+            format!(", {}/s, about {seconds} s more", size(report.bytes_per_second))
+        }
+        _ => String::new(),
+    };
+    match report.groups {
+        0 => "looking whether all is well".to_owned(),
+        groups => format!("{groups} groups want work, {} to go{pace}", size(report.bytes)),
+    }
+}
