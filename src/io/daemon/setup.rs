@@ -5,12 +5,13 @@ use super::{machine, snapshot};
 use crate::config::Config;
 use crate::id::{Author, Ino, PeerKey, PeerTag, ShareId};
 use crate::io::quic::{self, Identity};
-use crate::io::store::{Home, HomePaths, OpLog};
+use crate::io::store::{Home, HomePaths, OpLog, StoreError};
 use crate::namespace::{Change, Namespace, PeerRecord, SetAttributes};
 use crate::policy::Policy;
 use crate::time::WallTime;
 use crate::wire::Ticket;
 use anyhow::{Context, anyhow, bail};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -50,8 +51,12 @@ pub struct JoinReport {
     pub peers: usize,
 }
 
-/// Makes `home` the first peer of a new share.
+/// Makes `home` the first peer of a new share. Refused, it leaves no home behind that was not there.
 pub fn init(home: &Path, options: InitOptions) -> anyhow::Result<InitReport> {
+    or_undone(home, || init_in(home, options))
+}
+
+fn init_in(home: &Path, options: InitOptions) -> anyhow::Result<InitReport> {
     crate::erasure::check_cpu().map_err(anyhow::Error::msg)?;
     Home::can_create(home)?;
     let config = prepare_config(home, options.listen, options.name)?;
@@ -90,10 +95,26 @@ pub fn init(home: &Path, options: InitOptions) -> anyhow::Result<InitReport> {
 
 /// Makes `home` a peer of the share that the ticket invites to. Refused, it leaves no home behind that was not there.
 pub fn join(home: &Path, ticket: &str, options: JoinOptions) -> anyhow::Result<JoinReport> {
-    let was_there = home.exists();
-    join_in(home, ticket, options).inspect_err(|_| {
-        let only_settings = std::fs::read_dir(home).is_ok_and(|entries| entries.count() == 1);
-        if !was_there && only_settings && std::fs::remove_file(HomePaths::new(home).config()).is_ok() {
+    or_undone(home, || join_in(home, ticket, options))
+}
+
+/// Makes a home of a directory that is none yet. Where that fails, what it made of it is taken away again.
+fn or_undone<T>(home: &Path, make: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let names = |home: &Path| -> BTreeSet<_> {
+        std::fs::read_dir(home).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect()
+    };
+    let (was_there, before, vacant) = (home.exists(), names(home), Home::can_create(home).is_ok());
+    make().inspect_err(|error| {
+        // Another command that was quicker has made what is there now.
+        let others = matches!(error.downcast_ref(), Some(StoreError::AlreadyPeer { .. } | StoreError::Locked { .. }));
+        if !vacant || others {
+            return;
+        }
+        for name in names(home).difference(&before) {
+            let path = home.join(name);
+            let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        }
+        if !was_there {
             let _ = std::fs::remove_dir(home);
         }
     })
@@ -229,7 +250,31 @@ pub fn own_record(home: &Home, namespace: &Namespace, me: PeerTag) -> anyhow::Re
 
 #[cfg(test)]
 mod tests {
-    use super::with_setting;
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_finished_is_undone_and_what_was_there_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let home = place.path().join("home");
+        let fails = |home: &Path| {
+            let done: anyhow::Result<()> = or_undone(home, || {
+                std::fs::create_dir_all(home.join("log"))?;
+                std::fs::write(home.join("key"), b"key")?;
+                bail!("no space")
+            });
+            assert_eq!(done.unwrap_err().to_string(), "no space");
+        };
+        fails(&home);
+        assert!(!home.exists());
+        std::fs::create_dir(&home).unwrap();
+        std::fs::write(home.join("config.toml"), b"zone = 'here'\n").unwrap();
+        fails(&home);
+        let left: Vec<_> = std::fs::read_dir(&home).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["config.toml"]);
+        init(&home, InitOptions { listen: Some("127.0.0.1:0".parse().unwrap()), ..InitOptions::default() }).unwrap();
+        init(&home, InitOptions::default()).unwrap_err();
+        assert!(HomePaths::new(&home).log().exists(), "a home that was made stays");
+    }
 
     #[test]
     fn a_chosen_setting_takes_the_place_of_its_line() {

@@ -12,6 +12,9 @@ pub enum StoreError {
     /// `create` on a directory that holds something else.
     #[error("{} holds other files ({entry}); give an empty or new directory with --home", .home.display())]
     NotEmpty { home: PathBuf, entry: String },
+    /// `create` where the disk has too little space for an empty home.
+    #[error("there is no space for {}: {free} bytes are free, and it takes {needed}; free some, or give another directory with --home", .home.display())]
+    NoRoom { home: PathBuf, free: u64, needed: u64 },
     /// `open` before `create`.
     #[error("{} is no peer yet; run `shoal init` or `shoal join TICKET` first, or give its directory with --home", .home.display())]
     NotPeer { home: PathBuf },

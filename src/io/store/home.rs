@@ -84,6 +84,9 @@ impl HomePaths {
     }
 }
 
+/// Bytes that a new home needs before anything is stored: its op log and its tree.
+const ROOM: u64 = 4 << 20;
+
 /// A home that this process holds: nobody else can until it is dropped.
 pub struct Home {
     paths: HomePaths,
@@ -119,12 +122,18 @@ impl Home {
         Ok(Home { paths, share, key: Zeroizing::new(key.to_vec()), lost_power: false, lock })
     }
 
-    /// Fails as [`Home::create`] would for want of a free directory, without making anything: for a joiner to
-    /// ask before it uses up its ticket.
+    /// Fails as [`Home::create`] would for want of a free directory or of space, without making anything: for a
+    /// joiner to ask before it uses up its ticket.
     pub fn can_create(path: &Path) -> Result<(), StoreError> {
         match fs::symlink_metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            _ => own(path).and_then(|()| vacant(&HomePaths::new(path))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            _ => own(path).and_then(|()| vacant(&HomePaths::new(path)))?,
+        }
+        // What does not exist yet lies where the nearest directory above it does.
+        let space = path.ancestors().find_map(|above| sys::space(above).ok());
+        match space.map(|space| space.available) {
+            Some(free) if free < ROOM => Err(StoreError::NoRoom { home: path.to_owned(), free, needed: ROOM }),
+            _ => Ok(()),
         }
     }
 

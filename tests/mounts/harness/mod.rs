@@ -337,6 +337,26 @@ impl Cluster {
         assert!(!self.is_mounted(i), "peer {i} stopped and left its mount behind");
     }
 
+    /// SIGTERM: how the process ends, and its last lines.
+    #[track_caller]
+    pub fn terminate(&mut self, i: usize) -> (Option<i32>, String) {
+        let mut child = self.machines[i].process.take().expect("the machine runs");
+        kill(child.id() as i32, libc::SIGTERM);
+        let status = ends_within(&mut child, BOUND);
+        self.reaped(&mut child);
+        let status = status.unwrap_or_else(|| panic!("peer {i} still ran {BOUND:?} after SIGTERM"));
+        (status.code(), self.log(i))
+    }
+
+    /// Gives machine `i`, which has no home yet, a disk of its own of so many MiB, all of it for the share.
+    pub fn small_disk(&self, i: usize, megabytes: u32) {
+        let home = self.home(i);
+        std::fs::create_dir_all(&home).unwrap();
+        let size = format!("size={megabytes}m,mode=0700");
+        tool(&["mount", "-t", "tmpfs", "-o", &size, "small", home.to_str().unwrap()]);
+        std::fs::write(home.join("config.toml"), "reserve_percent = 1\nreserve_bytes = '1 MiB'\n").unwrap();
+    }
+
     /// Kills machine `i` if it runs, and starts it as it was: mounted if it was mounted.
     #[track_caller]
     pub fn restart(&mut self, i: usize) {
