@@ -54,8 +54,9 @@ fn sigterm_and_umount_do_what_stop_and_unmount_do() {
     cluster.wait_until(BOUND, "the peer lives on", |c| c.run(0, &["status"]).code == Some(0) && !c.is_mounted(0));
     cluster.mount(0);
     assert!(fs::read(a.join("file")).unwrap() == tree::noise(1, 3 << 20));
-    run(Command::new("kill").arg("-TERM").arg(cluster.pid(0).to_string()), PATIENCE).ok();
-    cluster.wait_until(BOUND, "SIGTERM takes the mount away", |c| !c.is_mounted(0));
+    let (code, said) = cluster.terminate(0);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!cluster.is_mounted(0), "SIGTERM takes the mount away");
     assert!(fs::read(b.join("file")).unwrap() == tree::noise(1, 3 << 20));
     cluster.restart(0);
     assert!(fs::read(a.join("file")).unwrap() == tree::noise(1, 3 << 20));
@@ -67,9 +68,53 @@ fn stopping_with_a_file_still_open_keeps_what_was_written() {
     let (a, b) = (cluster.mount(0), cluster.mount(1));
     let mut open = fs::File::create(a.join("open")).unwrap();
     open.write_all(&tree::noise(1, 300_000)).unwrap();
-    cluster.run(0, &["stop"]);
+    cluster.run(0, &["stop"]).ok();
     drop(open);
     assert!(fs::read(b.join("open")).unwrap() == tree::noise(1, 300_000));
+}
+
+/// Exit code 1 and one line that says which file is not safe.
+#[track_caller]
+fn says_what_is_not_safe(code: Option<i32>, said: &str, file: &str) {
+    assert_eq!(code, Some(1), "{said}");
+    let lines: Vec<&str> =
+        said.lines().filter(|line| line.starts_with("shoal: ") && line.contains("not safe")).collect();
+    assert!(lines.len() == 1 && lines[0].contains(file) && lines[0].contains("space"), "{file}: {said}");
+}
+
+#[test]
+fn what_cannot_be_made_safe_is_said_by_unmount_stop_and_sigterm() {
+    let mut cluster = Cluster::loopback(1);
+    cluster.small_disk(0, 64);
+    cluster.init(0);
+    let mount = cluster.mount(0);
+    let fill = |i: u64| tree::write_closed(&mount.join(format!("fill-{i}")), &tree::noise(i + 10, 500_000)).is_err();
+    assert!((0..200).any(fill), "a disk of 64 MiB cannot take 100 MB");
+    let unsaved = |name: &str| {
+        let file = fs::File::create(mount.join(name)).unwrap();
+        // Less than what is written out at once: the writer is not told yet.
+        (&file).write_all(&tree::noise(2, 900_000)).unwrap();
+        file
+    };
+    let open = unsaved("one");
+    let ran = cluster.run(0, &["unmount", mount.to_str().unwrap()]);
+    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+    says_what_is_not_safe(ran.code, &ran.stderr, "/one");
+    assert!(!cluster.is_mounted(0), "it lets go all the same");
+    drop(open);
+    cluster.mount(0);
+    let open = unsaved("two");
+    let ran = cluster.run(0, &["stop"]);
+    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+    says_what_is_not_safe(ran.code, &ran.stderr, "/two");
+    drop(open);
+    cluster.restart(0);
+    let open = unsaved("three");
+    let (code, said) = cluster.terminate(0);
+    says_what_is_not_safe(code, &said, "/three");
+    drop(open);
+    cluster.restart(0);
+    assert!(fs::read(mount.join("fill-3")).unwrap() == tree::noise(13, 500_000));
 }
 
 #[test]
