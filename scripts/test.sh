@@ -45,7 +45,7 @@ fi
 
 [ "$(id -u)" = 0 ] || fail "the mount tests need root (mounts for all users, network namespaces): run this as root, or with --quick"
 needs_fuse
-needs ip=iproute2 nsenter=util-linux setfattr=attr rsync=rsync sqlite3=sqlite3 tar=tar timeout=coreutils
+needs ip=iproute2 nsenter=util-linux setfattr=attr setcap=libcap2-bin vim=vim rsync=rsync sqlite3=sqlite3 tar=tar timeout=coreutils
 if [ "$mode" = --full ]; then export SHOAL_TEST_FULL=1; fi
 
 # The harness holds back clusters itself: two at a time, however many threads there are.

@@ -240,3 +240,23 @@ fn on_one_machine_exactly_one_of_many_wins_a_name() {
         race(format!("link-{round}"), &|path| fs::hard_link(a.join("source"), path));
     }
 }
+
+#[test]
+fn a_rename_keeps_to_its_flags_and_is_seen_elsewhere() {
+    let (_cluster, a, b) = two_mounts();
+    fs::write(a.join("one"), b"one").unwrap();
+    fs::create_dir(a.join("two")).unwrap();
+    fs::write(a.join("two/inside"), b"inside").unwrap();
+    let rename = |from: &str, to: &str, flags| tree::rename_with(&a.join(from), &a.join(to), flags);
+    rename("one", "two", libc::RENAME_EXCHANGE).unwrap();
+    assert_eq!(fs::read(b.join("two")).unwrap(), b"one");
+    assert_eq!(fs::read(b.join("one/inside")).unwrap(), b"inside");
+    let code = |done: std::io::Result<()>| done.unwrap_err().raw_os_error();
+    assert_eq!(code(rename("one", "two", libc::RENAME_NOREPLACE)), Some(libc::EEXIST));
+    assert_eq!(code(rename("one", "none", libc::RENAME_EXCHANGE)), Some(libc::ENOENT));
+    assert_eq!(code(rename("one", "one/inside", libc::RENAME_EXCHANGE)), Some(libc::EINVAL));
+    assert_eq!(code(rename("two", "three", libc::RENAME_WHITEOUT)), Some(libc::EINVAL));
+    rename("two", "three", libc::RENAME_NOREPLACE).unwrap();
+    assert_eq!(fs::read(b.join("three")).unwrap(), b"one");
+    assert!(!b.join("two").exists());
+}

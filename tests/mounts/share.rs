@@ -222,6 +222,16 @@ fn tools_people_use_work_across_two_mounts() {
     let (first, second) = (tool(&["sqlite3", &database, sums]), tool(&["sqlite3", &text(&b.join("db.sqlite")), sums]));
     assert!(first.starts_with("ok") && first == second, "{first} {second}");
 
+    // With a backup that is renamed to, and with one that is copied to.
+    for (line, backup) in [("first", "no"), ("second", "yes")] {
+        let note = if backup == "no" { a.join("note") } else { b.join("note") };
+        let (keep, add) = (format!("set backupskip= backup backupcopy={backup}"), format!("$put ='{line} line'"));
+        tool(&["vim", "-es", "-u", "NONE", "-c", &keep, "-c", &add, "-c", "wq", &text(&note)]);
+        assert!(fs::read_to_string(&note).unwrap().ends_with(&format!("{line} line\n")));
+    }
+    assert!(fs::read_to_string(a.join("note")).unwrap().contains("first line\nsecond line\n"));
+    assert!(fs::read_to_string(a.join("note~")).unwrap().ends_with("first line\n"), "the backup is what was there");
+
     tool(&["mv", &rsynced, &text(&a.join("moved"))]);
     assert!(!b.join("rsynced").exists() && b.join("moved/size-4096").exists());
     tool(&["rm", "-rf", &text(&b.join("moved"))]);

@@ -42,6 +42,7 @@ pub fn plant(dir: &Path, files: usize) {
     plant_attributes(dir);
     plant_modes(dir);
     plant_times(dir);
+    plant_access_times(dir);
 }
 
 fn plant_small(dir: &Path, files: usize) {
@@ -113,6 +114,12 @@ fn plant_attributes(dir: &Path) {
     set_xattr(&file, "user.binary", &noise(7, 900));
     fs::create_dir(dir.join("attributed directory")).unwrap();
     set_xattr(&dir.join("attributed directory"), "user.note", b"on a directory");
+    if is_root() {
+        for name in ["attributed", "attributed directory", "dangling", "fifo"] {
+            set_xattr(&dir.join(name), "trusted.note", name.as_bytes());
+        }
+        tool(&["setcap", "cap_net_bind_service=ep", file.to_str().unwrap()]);
+    }
 }
 
 fn plant_modes(dir: &Path) {
@@ -148,6 +155,29 @@ fn plant_times(dir: &Path) {
     tool(&["touch", "-d", "@1100000000.75", dir.join("empty directory").to_str().unwrap()]);
 }
 
+/// From this second on, access times are planted: so far ahead that no read of the source moves them, which is how
+/// the kernel keeps access times by default (`relatime`).
+const PLANTED_ACCESS: i64 = 4_100_000_000;
+
+/// Gives every name an access time of its own.
+fn plant_access_times(dir: &Path) {
+    let mut paths = vec![dir.to_path_buf()];
+    let mut planted = 0;
+    while let Some(path) = paths.pop() {
+        if fs::symlink_metadata(&path).unwrap().is_dir() {
+            paths.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+        planted += 1;
+        let access = libc::timespec { tv_sec: PLANTED_ACCESS + planted, tv_nsec: 1000 + planted };
+        let times = [access, libc::timespec { tv_sec: 0, tv_nsec: libc::UTIME_OMIT }];
+        // SAFETY: the path is terminated, and there are two times.
+        let done = unsafe {
+            libc::utimensat(libc::AT_FDCWD, c_path(&path).as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW)
+        };
+        assert_eq!(done, 0, "the times of {}: {}", path.display(), std::io::Error::last_os_error());
+    }
+}
+
 /// What can be seen of one file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Facts {
@@ -156,6 +186,8 @@ pub struct Facts {
     pub owner: (u32, u32),
     pub size: u64,
     pub modified: (i64, i64),
+    /// A planted access time; others change by reading.
+    pub accessed: Option<(i64, i64)>,
     /// SHA-256 of the content, or the target of a symbolic link, or a device's number.
     pub content: String,
     /// The first of the names that share this inode.
@@ -182,9 +214,10 @@ pub fn survey(dir: &Path) -> BTreeMap<Vec<u8>, Facts> {
             owner: (meta.uid(), meta.gid()),
             size,
             modified: (meta.mtime(), meta.mtime_nsec()),
+            accessed: (meta.atime() >= PLANTED_ACCESS).then(|| (meta.atime(), meta.atime_nsec())),
             content,
             same_as: inode_key(&meta),
-            attributes: if kind == 'l' { BTreeMap::new() } else { xattrs(&full) },
+            attributes: xattrs(&full),
         };
         found.insert(path.as_os_str().as_bytes().to_vec(), facts);
     }
@@ -284,7 +317,7 @@ pub fn xattr(path: &Path, name: &str) -> std::io::Result<Vec<u8>> {
     Ok(value)
 }
 
-/// The `user.` attributes, without the share's own (`user.shoal.`).
+/// The extended attributes, without the share's own (`user.shoal.`).
 fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let c = c_path(path);
     let mut list = vec![0u8; 1 << 16];
@@ -294,9 +327,19 @@ fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
     list.truncate(len as usize);
     list.split(|b| *b == 0)
         .map(|name| String::from_utf8_lossy(name).into_owned())
-        .filter(|name| name.starts_with("user.") && !name.starts_with("user.shoal."))
+        .filter(|name| !name.is_empty() && !name.starts_with("user.shoal."))
         .map(|name| (name.clone(), xattr(path, &name).unwrap_or_else(|e| panic!("{name}: {e}"))))
         .collect()
+}
+
+/// `renameat2` with these flags.
+pub fn rename_with(from: &Path, to: &Path, flags: u32) -> std::io::Result<()> {
+    let (from, to) = (c_path(from), c_path(to));
+    // SAFETY: both paths are terminated.
+    match unsafe { libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), flags) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 /// Flips one byte in the middle of every large file of a home that is not its log or its tree; how many there were.
