@@ -343,6 +343,27 @@ mod tests {
     }
 
     #[test]
+    fn a_project_gives_its_sources_and_the_larger_files_of_its_build() {
+        let place = tempfile::tempdir().unwrap();
+        let put = |name: &str, bytes: usize| {
+            let path = place.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, vec![7; bytes]).unwrap();
+        };
+        let large = LARGE_ARTEFACT as usize;
+        put("Cargo.toml", 10);
+        put("src/main.rs", 10);
+        put(".git/objects/ab", 10);
+        put("target/debug/shoal", large);
+        put("target/debug/shoal.d", large - 1);
+        put("target/debug/incremental/shoal/dep-graph.bin", large);
+        std::fs::hard_link(place.path().join("target/debug/shoal"), place.path().join("target/debug/zlink")).unwrap();
+        let mut chosen = project_files(place.path()).unwrap();
+        chosen.sort();
+        assert_eq!(chosen, ["Cargo.toml", "src/main.rs", "target/debug/shoal"].map(PathBuf::from));
+    }
+
+    #[test]
     fn an_empty_or_missing_tree_is_said() {
         let place = tempfile::tempdir().unwrap();
         let choose = |path: &Path| Tree::choose(Some(path), &place.path().join("s")).unwrap_err().to_string();
