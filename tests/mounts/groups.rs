@@ -4,7 +4,7 @@ use crate::harness::{BOUND, Cluster, DETECTION, tree};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Panics unless `value` has the field and it is of that kind.
 #[track_caller]
@@ -132,6 +132,46 @@ fn groups_has_the_shape_scripts_rely_on() {
     assert_eq!(coded["blocks"], 9);
 }
 
+/// Of every file of three shards, whichever machine wrote it, each lies with a machine of another `kind`.
+#[track_caller]
+pub fn three_shards_lie_apart(cluster: &Cluster, mounts: &[PathBuf], kind: impl Fn(usize) -> usize) {
+    let machines: Vec<String> = (0..6).map(|i| cluster.id(i).as_str().unwrap().to_owned()).collect();
+    for policy in ["replicate:3", "rs:2+1"] {
+        let dir = mounts[0].join(format!("apart under {policy}"));
+        fs::create_dir(&dir).unwrap();
+        cluster.run(0, &["policy", text(&dir), policy]).ok();
+        for (writer, mount) in mounts.iter().enumerate() {
+            let file = mount.join(dir.file_name().unwrap()).join(format!("from {writer}"));
+            fs::write(&file, tree::noise(100 + writer as u64, 100_000)).unwrap();
+            let answer = cluster.json(writer, &["where", text(&file)]);
+            for block in list(&answer, "blocks") {
+                let holders = list(block, "shards").iter().map(|shard| shard["peer"].as_str().unwrap());
+                let kinds: BTreeSet<_> =
+                    holders.map(|id| kind(machines.iter().position(|machine| machine == id).unwrap())).collect();
+                assert_eq!(kinds.len(), 3, "{policy} written by peer{writer}: {answer}");
+            }
+        }
+    }
+}
+
+#[test]
+fn shards_lie_in_different_zones_where_there_are_enough() {
+    let mut cluster = Cluster::loopback(6);
+    let zone = |i: usize| i / 2;
+    cluster.init(0);
+    for i in 0..6 {
+        if i > 0 {
+            let ticket = cluster.invite(0);
+            cluster.join(i, &ticket);
+        }
+        cluster.configure(i, &format!("zone = 'room {}'", zone(i)));
+        cluster.serve(i);
+    }
+    cluster.all_in_sight();
+    let mounts: Vec<_> = (0..3).map(|i| cluster.mount(i)).collect();
+    three_shards_lie_apart(&cluster, &mounts, zone);
+}
+
 #[test]
 fn a_group_that_lost_a_participant_says_that_it_is_cold_and_new_writes_seat_live_peers() {
     let mut cluster = Cluster::share(7);
@@ -204,6 +244,29 @@ fn a_policy_is_inherited_and_is_an_extended_attribute_too() {
     std::os::unix::fs::symlink("below", dir.join("link")).unwrap();
     let on_link = cluster.run(1, &["policy", text(&b.join("dir/link")), "rs:2+1"]);
     assert!(on_link.code == Some(1) && on_link.stderr.contains("neither a file nor"), "{}", on_link.stderr);
+}
+
+#[test]
+fn a_file_has_a_policy_of_its_own_for_what_is_written_from_then_on() {
+    let mut cluster = Cluster::share(3);
+    let (a, b) = (cluster.mount(0), cluster.mount(1));
+    for (name, policy) in [("by command", "replicate:2"), ("by attribute", "rs:2+1")] {
+        let (file, there) = (a.join(name), b.join(name));
+        fs::write(&file, b"").unwrap();
+        assert!(cluster.run(0, &["policy", text(&file)]).ok().contains("survive:2"), "what it was created under");
+        if name == "by command" {
+            cluster.run(0, &["policy", text(&file), policy]).ok();
+        } else {
+            tree::set_xattr(&file, "user.shoal.policy", policy.as_bytes());
+        }
+        assert!(cluster.run(1, &["policy", text(&there)]).ok().contains(policy), "{policy}");
+        assert_eq!(tree::xattr(&there, "user.shoal.policy").unwrap(), policy.as_bytes());
+        fs::write(&there, tree::noise(3, 2 << 20)).unwrap();
+        let answer = cluster.json(0, &["where", text(&file)]);
+        let shards = if policy == "rs:2+1" { 3 } else { 2 };
+        assert_eq!(answer["policy"], policy);
+        assert!(list(&answer, "blocks").iter().all(|block| list(block, "shards").len() == shards), "{answer}");
+    }
 }
 
 #[test]

@@ -82,6 +82,7 @@ fn any_one_of_three_subnets_may_be_lost() {
     let bytes = tree::noise(5, 9 << 20);
     fs::write(mounts[0].join("file"), &bytes).unwrap();
     assert!(fs::read(mounts[1].join("file")).unwrap() == bytes);
+    crate::groups::three_shards_lie_apart(&cluster, &mounts, |i| i % 3);
     for lost in 0..3 {
         let (gone, reader) = ([lost, lost + 3], (lost + 1) % 3);
         gone.iter().for_each(|i| cluster.cut(*i));

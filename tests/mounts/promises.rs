@@ -44,7 +44,7 @@ fn what_was_closed_outlives_the_writer_and_one_more() {
 }
 
 #[test]
-fn what_was_fsynced_outlives_a_power_cut_of_every_machine() {
+fn what_was_fsynced_outlives_the_death_of_every_machine_at_once() {
     let mut cluster = Cluster::share(3);
     let mount = cluster.mount(0);
     cluster.mount(1);
@@ -142,6 +142,16 @@ fn with_too_few_survivors_a_read_is_an_error_and_never_wrong_bytes() {
     let error = fs::read(mount.join("dir/file")).expect_err("three shards of four give no block");
     assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
     assert!(started.elapsed() < BOUND * 2, "the error took {:?}", started.elapsed());
+    let shown = cluster.json(0, &["where", dir.join("file").to_str().unwrap()]);
+    let log = cluster.log(0);
+    let mut said = log.lines().filter(|line| line.contains("a block cannot be read"));
+    let names = |line: &str, block: &serde_json::Value| {
+        let named = |field: &str| line.contains(block[field].as_str().expect("a text"));
+        let asked = |shard: &serde_json::Value| line.contains(shard["peer"].as_str().expect("a text"));
+        named("block") && named("group") && block["shards"].as_array().expect("a list").iter().all(asked)
+    };
+    let blocks = shown["blocks"].as_array().expect("a list of blocks");
+    assert!(said.any(|line| blocks.iter().any(|block| names(line, block))), "{shown}\n{log}");
     cluster.restart(3);
     cluster.wait_until(BOUND, "with a fourth shard the file is back", |_| {
         fs::read(mount.join("dir/file")).is_ok_and(|found| found == tree::noise(5, 4 << 20))
