@@ -27,6 +27,10 @@ const BELIEVED: Duration = Duration::from_secs(5);
 /// The most groups that others may be at work on, as far as this peer remembers.
 const REMEMBERED: usize = 1 << 16;
 
+/// How much longer a peer is awaited that was never seen alive: after a start, or where it was seated by others a moment
+/// ago, it need not have been heard of yet.
+const ACQUAINTANCE: Duration = Duration::from_secs(3);
+
 /// The longest wait before a group whose work failed is tried again.
 const LONGEST_REST: Duration = Duration::from_secs(300);
 
@@ -104,6 +108,8 @@ pub struct Healing {
     /// For how long nobody has come, gone or died: reshaping waits for calm.
     calm: Duration,
     alive: BTreeSet<PeerTag>,
+    /// Those of the roster that were alive at any time.
+    met: BTreeSet<PeerTag>,
     cases: BTreeMap<GroupId, Case>,
     running: BTreeMap<GroupId, Work>,
     /// Groups that others are at work on, and for how long their last word is believed.
@@ -132,6 +138,7 @@ impl Healing {
             away: BTreeMap::new(),
             calm: Duration::ZERO,
             alive: BTreeSet::new(),
+            met: BTreeSet::new(),
             cases: BTreeMap::new(),
             running: BTreeMap::new(),
             elsewhere: BTreeMap::new(),
@@ -284,13 +291,21 @@ impl Healing {
     ) -> BTreeSet<PeerTag> {
         let alive: BTreeSet<PeerTag> = candidates.iter().filter(|one| one.alive).map(|one| one.peer).collect();
         self.calm = if alive == self.alive { self.calm.saturating_add(elapsed) } else { Duration::ZERO };
+        self.met.extend(&alive);
         self.alive = alive;
-        self.away.retain(|peer, _| candidates.iter().any(|one| one.peer == *peer && !one.alive));
-        for one in candidates.iter().filter(|one| !one.alive) {
-            *self.away.entry(one.peer).or_default() += elapsed;
+        let missing: BTreeSet<PeerTag> = candidates.iter().filter(|one| !one.alive).map(|one| one.peer).collect();
+        self.away.retain(|peer, _| missing.contains(peer));
+        self.met.retain(|peer| missing.contains(peer) || self.alive.contains(peer));
+        for peer in missing {
+            let known = self.met.contains(&peer) || self.away.contains_key(&peer);
+            *self.away.entry(peer).or_default() += if known { elapsed } else { Duration::ZERO };
         }
         let excused = |peer| namespace.standing(peer).maintenance_until > now;
-        let gone = self.away.iter().filter(|(peer, away)| **away >= self.settings.repair_after && !excused(**peer));
+        let awaited = |peer| {
+            let acquaintance = if self.met.contains(&peer) { Duration::ZERO } else { ACQUAINTANCE };
+            self.settings.repair_after + acquaintance
+        };
+        let gone = self.away.iter().filter(|(peer, away)| **away >= awaited(**peer) && !excused(**peer));
         gone.map(|(peer, _)| *peer).collect()
     }
 

@@ -41,6 +41,11 @@ impl World {
         for n in 1..=peers {
             world.join(n, settings);
         }
+        // They have met before anything happens.
+        for healing in world.healings.values_mut() {
+            let effects = healing.look(&world.namespace, &world.candidates, Duration::ZERO, WallTime(0));
+            assert_eq!(effects, []);
+        }
         world
     }
 
@@ -202,6 +207,22 @@ fn the_next_in_line_takes_over_from_a_leader_that_does_not_act() {
     w.pass(1);
     assert_eq!((w.acts.len(), w.acts[0].by), (1, w.tag(line[2])));
     assert_eq!(w.state(group), State::Goldilocks);
+}
+
+#[test]
+fn who_was_never_seen_alive_is_awaited_a_little_longer() {
+    let settings = HealingSettings { repair_after: Duration::ZERO, takeover: Duration::ZERO, ..quick() };
+    let mut w = World::new(7, settings);
+    let group = w.rs(&[0, 1, 2, 3, 4, 5]);
+    w.alive(5, false);
+    let me = w.tag(0);
+    let mut started = Healing::new(me, settings);
+    let mut begun = Vec::new();
+    for second in 0..5 {
+        let effects = started.look(&w.namespace, &w.candidates, SECOND, WallTime(0));
+        begun.extend(effects.into_iter().filter(|effect| matches!(effect, HealingEffect::Begin(_))).map(|_| second));
+    }
+    assert_eq!(begun, [ACQUAINTANCE.as_secs()], "not at once, as others, who have met it, do for group {group}");
 }
 
 #[test]
