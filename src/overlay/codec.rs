@@ -122,6 +122,49 @@ pub(super) fn decode_news(bytes: &[u8]) -> Result<Option<foca::Member<Member>>, 
     if rest.is_empty() { Ok(Some(news)) } else { Err(CodecError("it has bytes too many")) }
 }
 
+/// What a datagram is sent for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// Is that one alive?
+    Probe,
+    /// It is.
+    Answer,
+    /// The same by way of a third peer: the request, the probe, and the two answers.
+    Indirect,
+    /// A peer on the roster that is not alive is called, and the answer says who is.
+    Call,
+    Welcome,
+    /// News alone, for those who need it at once.
+    News,
+    /// News for whoever is drawn.
+    Gossip,
+    /// Who sent something is told that it was declared dead.
+    Refusal,
+}
+
+impl Purpose {
+    /// What these bytes, which membership wanted sent, are for; `None` if they are none of its datagrams.
+    pub fn of(bytes: &[u8]) -> Option<Purpose> {
+        if bytes.first() == Some(&NEWS) {
+            return Some(Purpose::News);
+        }
+        let header = Codec.decode_header(bytes).ok()?;
+        Some(match header.message {
+            foca::Message::Ping(_) => Purpose::Probe,
+            foca::Message::Ack(_) => Purpose::Answer,
+            foca::Message::PingReq { .. }
+            | foca::Message::IndirectPing { .. }
+            | foca::Message::IndirectAck { .. }
+            | foca::Message::ForwardedAck { .. } => Purpose::Indirect,
+            foca::Message::Announce => Purpose::Call,
+            foca::Message::Feed => Purpose::Welcome,
+            foca::Message::Gossip | foca::Message::Broadcast => Purpose::Gossip,
+            foca::Message::TurnUndead => Purpose::Refusal,
+        })
+    }
+}
+
 fn believable(member: &Member) -> Result<(), CodecError> {
     if member.generation <= MAX_GENERATION { Ok(()) } else { Err(CodecError("a generation in it is out of range")) }
 }

@@ -297,8 +297,13 @@ impl Membership {
         }
     }
 
+    /// Whoever is alone looks for company without delay.
     fn call_later(&self) -> MembershipEffect {
-        MembershipEffect::SetTimer { after: self.settings.announce_period, timer: MembershipTimer(Timer::Call) }
+        let after = if self.alive.is_empty() { self.settings.probe_period } else { self.settings.announce_period };
+        MembershipEffect::SetTimer {
+            after: after.min(self.settings.announce_period),
+            timer: MembershipTimer(Timer::Call),
+        }
     }
 
     /// Turns what foca has to say into effects.

@@ -18,7 +18,7 @@ mod summaries;
 mod view;
 
 pub use bloom::{BLOOM_BYTES, Bloom};
-pub use codec::{DATAGRAM_BYTES, Member};
+pub use codec::{DATAGRAM_BYTES, Member, Purpose};
 pub use membership::{Membership, MembershipEffect, MembershipEvent, MembershipTimer};
 pub use query::{Answer, MAX_HOPS, MAX_PIECES, Piece, Query, QueryId, SearchMessage, Spread};
 pub use search::{SEARCHES, Search, SearchEffect, SearchEvent, SearchSettings, SearchTimer};

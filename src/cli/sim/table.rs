@@ -39,8 +39,12 @@ pub fn churn(scenario: &Scenario, cases: &[Summary]) -> String {
         ]);
     }
     output::right(&mut table, &(2..13).collect::<Vec<_>>());
+    let purposes = purposes(cases);
     let runs = output::count(cases.first().map_or(0, |case| case.seeds), "run", "runs");
     let mut text = format!("{}\n{runs} of each case.\n\n{}\n", scenario.title, output::text(&table));
+    if let Some(purposes) = purposes {
+        text.push_str(&format!("\n{purposes}\n"));
+    }
     if let Some(published) = &scenario.published {
         let kept = published.kept.map(|kept| format!("kept {}", percent(kept)));
         let messages = published.messages.map(|messages| format!("with {messages:.0} messages"));
@@ -85,6 +89,16 @@ pub fn search(scenario: &search::Scenario, techniques: &[search::Summary]) -> St
         text.push('\n');
     }
     text
+}
+
+/// What the messages of a single case were sent for.
+fn purposes(cases: &[Summary]) -> Option<String> {
+    let [case] = cases else { return None };
+    let mut all: Vec<_> = case.messages.iter().collect();
+    all.sort_by(|a, b| b.1.total_cmp(a.1));
+    let named: Vec<String> =
+        all.iter().map(|(purpose, count)| format!("{count:.0} {}", format!("{purpose:?}").to_lowercase())).collect();
+    (!named.is_empty()).then(|| format!("Messages of membership a run, by what for: {}.", named.join(", ")))
 }
 
 /// Enough digits to tell 99.9 % from 100 %.

@@ -1,5 +1,7 @@
 //! What is counted in a run, and what several runs come to.
 
+use crate::overlay::Purpose;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What one run came to.
@@ -15,6 +17,8 @@ pub struct Figures {
     /// Datagrams of membership, every one that was sent: probes and their answers, objections, news, calls.
     pub membership_messages: u64,
     pub membership_bytes: u64,
+    /// The same messages by what they were sent for.
+    pub messages: BTreeMap<Purpose, u64>,
     /// What healing told others: who is at work on which groups.
     pub upkeep_messages: u64,
     pub upkeep_bytes: u64,
@@ -64,6 +68,8 @@ pub struct Summary {
     pub membership_messages_most: u64,
     pub membership_messages_per_peer_second: f64,
     pub membership_bytes_per_peer_second: f64,
+    /// By what they were sent for.
+    pub messages: BTreeMap<Purpose, f64>,
     pub upkeep_messages: f64,
     pub upkeep_messages_per_peer_second: f64,
     pub upkeep_bytes_per_peer_second: f64,
@@ -98,6 +104,10 @@ impl Summary {
         let per = |total: Duration, number: u64| total.as_secs_f64() / number.max(1) as f64;
         let violations =
             runs.iter().flat_map(|run| run.violations.iter().map(|what| format!("seed {}: {what}", run.seed)));
+        let mut messages: BTreeMap<Purpose, f64> = BTreeMap::new();
+        for (purpose, count) in runs.iter().flat_map(|run| &run.messages) {
+            *messages.entry(*purpose).or_default() += *count as f64 / runs.len() as f64;
+        }
         Summary {
             policy,
             churn,
@@ -113,6 +123,7 @@ impl Summary {
             membership_messages_most: runs.iter().map(|run| run.membership_messages).max().unwrap_or(0),
             membership_messages_per_peer_second: rate(|run| run.membership_messages),
             membership_bytes_per_peer_second: rate(|run| run.membership_bytes),
+            messages,
             upkeep_messages: mean(|run| run.upkeep_messages),
             upkeep_messages_per_peer_second: rate(|run| run.upkeep_messages),
             upkeep_bytes_per_peer_second: rate(|run| run.upkeep_bytes),

@@ -72,3 +72,31 @@ fn the_same_seed_gives_the_same_figures() {
     assert_eq!(cases[1].run(7), cases[1].run(7));
     assert_ne!(cases[1].run(7), cases[1].run(8));
 }
+
+/// A scenario as it is shipped, with a few seeds.
+fn shipped(text: &str, seeds: std::ops::Range<u64>) -> Summary {
+    let runs = run(text, seeds);
+    let summary = Summary::of(String::new(), String::new(), &runs);
+    assert_eq!(summary.messages.values().sum::<f64>().round(), summary.membership_messages.round());
+    // Who is seated elsewhere a moment ago is not made good again: a slot is filled once for each participant lost.
+    assert!(summary.repair_bytes < 4.5 * summary.deaths * (1 << 20) as f64, "{summary:?}");
+    summary
+}
+
+#[test]
+fn more_is_kept_than_the_lineage_kept_with_no_more_messages() {
+    let summary = shipped(include_str!("../../../scripts/scenarios/lineage-churn-50-frugal.toml"), 0..3);
+    assert!(summary.kept >= 0.95 && summary.membership_messages <= 6000.0, "{summary:?}");
+}
+
+#[test]
+fn with_settings_for_high_churn_next_to_nothing_is_lost() {
+    let summary = shipped(include_str!("../../../scripts/scenarios/lineage-churn-50.toml"), 0..1);
+    assert!(summary.kept >= 0.98, "{summary:?}");
+}
+
+#[test]
+fn where_one_in_a_hundred_dies_each_second_nearly_all_is_kept() {
+    let summary = shipped(include_str!("../../../scripts/scenarios/lineage-churn-100.toml"), 0..2);
+    assert!(summary.kept >= 0.995, "{summary:?}");
+}

@@ -7,7 +7,9 @@ use super::{Watch, WatchSettings};
 use crate::group::HealingEffect;
 use crate::id::{Author, GroupId, PeerTag};
 use crate::namespace::{Change, Key};
-use crate::overlay::{Member, Membership, MembershipEffect, MembershipEvent, MembershipTimer, Settings, neighbours};
+use crate::overlay::{
+    Member, Membership, MembershipEffect, MembershipEvent, MembershipTimer, Purpose, Settings, neighbours,
+};
 use crate::sim::queue::{between, later};
 use crate::time::Instant;
 use crate::volume::ports::Candidate;
@@ -61,11 +63,8 @@ impl World<'_> {
         let all: Vec<PeerTag> = view.iter().copied().collect();
         let called = match self.case.membership.introduced {
             0 => all.clone(),
-            // Those whose addresses are on a ticket, or were known alive last: they are there.
-            wanted => {
-                let up = all.iter().copied().filter(|peer| self.is_up(*peer)).collect();
-                self.chance.some(up, wanted)
-            }
+            // Whether they are alive, it does not know.
+            wanted => self.chance.some(all.clone(), wanted),
         };
         let expected = all.iter().copied().filter(|peer| !called.contains(peer)).collect();
         self.membership(of, MembershipEvent::Expect(expected));
@@ -130,7 +129,12 @@ impl World<'_> {
     }
 
     pub(super) fn datagram(&mut self, from: PeerTag, to: PeerTag, bytes: Bytes) {
-        if self.is_up(to) {
+        let partial = self.case.membership.view > 0;
+        if let Some(machine) = self.machines.get_mut(&to).filter(|machine| machine.is_up()) {
+            // Views change at different moments: who is watched watches back, or it would seem silent.
+            if partial && machine.view.insert(from) {
+                self.membership(to, MembershipEvent::Expect(vec![from]));
+            }
             self.membership(to, MembershipEvent::Datagram { from, bytes });
         }
     }
@@ -173,6 +177,9 @@ impl World<'_> {
     fn send(&mut self, from: PeerTag, to: PeerTag, bytes: Bytes) {
         self.figures.membership_messages += 1;
         self.figures.membership_bytes += bytes.len() as u64;
+        if let Some(purpose) = Purpose::of(&bytes) {
+            *self.figures.messages.entry(purpose).or_default() += 1;
+        }
         if let Some(delay) = self.network.datagram(from, to, &mut self.chance) {
             self.queue.after(delay, Event::Datagram { from, to, bytes });
         }

@@ -172,11 +172,13 @@ impl World<'_> {
         self.go_on(end);
         self.churning = false;
         // What settling costs is not part of the churn.
-        let counted = (self.figures.membership_messages, self.figures.membership_bytes);
+        let counted = self.figures.clone();
         let end = later(end, self.case.settle);
         self.go_on(end);
         self.check_unrest();
-        (self.figures.membership_messages, self.figures.membership_bytes) = counted;
+        self.figures.membership_messages = counted.membership_messages;
+        self.figures.membership_bytes = counted.membership_bytes;
+        self.figures.messages = counted.messages;
         self.figures.items_lost = self.lost.len() as u64;
         self.figures.stored_bytes = self.disks.stored_in_all();
         self.figures
