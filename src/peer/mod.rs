@@ -209,7 +209,7 @@ impl Peer {
                 self.searching(SearchEvent::Holds { query, pieces }, &mut effects);
             }
             Event::Hurry => self.healing.hurry(),
-            Event::Ready => self.is_ready(&mut effects),
+            Event::Ready => self.is_ready(namespace, &mut effects),
             Event::Emptied => self.emptied(namespace, now, &mut effects),
             Event::Leaving => {
                 effects.extend(
@@ -222,12 +222,12 @@ impl Peer {
     }
 
     /// It may make ops: those that its disk lost are here again, or keep their numbers.
-    fn is_ready(&mut self, effects: &mut Vec<Effect>) {
+    fn is_ready(&mut self, namespace: &Namespace, effects: &mut Vec<Effect>) {
         self.ready = true;
         if self.past.memory == Memory::Unsure {
             self.past.memory = Memory::Apart;
             if !self.unheard.is_empty() {
-                self.past.epoch = self.past.epoch.saturating_add(1);
+                self.past.epoch = self.past.next_epoch(namespace.counter(self.me));
             }
             effects.push(Effect::Remember(self.past));
             self.remembers(effects);

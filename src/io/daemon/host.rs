@@ -253,6 +253,7 @@ impl Host {
             std::process::abort();
         }
         self.epoch.store(past.epoch, Ordering::Relaxed);
+        self.next_number.fetch_max(past.next_number(self.namespace.read().counter(self.me)), Ordering::Relaxed);
     }
 
     fn set_timer(&self, after: Duration, timer: Timer) {

@@ -120,7 +120,7 @@ impl Machine {
         self.namespace = Namespace::restore(self.base.clone()).expect("a snapshot of a namespace is one");
         self.namespace.receive(self.log.clone(), WallTime(i64::MAX)).expect("its own log fits");
         self.namespace.set_me(self.tag);
-        self.next_number = self.past.next_number(self.namespace.counter(self.tag));
+        self.remember(self.past);
         self.comparison = Comparison::default();
         self.rotten.clear();
         self.open.clear();
@@ -139,6 +139,12 @@ impl Machine {
             self.past.memory = Memory::Unsure;
             self.log.truncate(self.synced);
         }
+    }
+
+    /// Keeps on its disk what it knows of its own ops.
+    pub fn remember(&mut self, past: Past) {
+        self.past = past;
+        self.next_number = past.next_number(self.namespace.counter(self.tag));
     }
 
     pub fn number(&mut self) -> u64 {

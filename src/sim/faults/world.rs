@@ -297,7 +297,7 @@ impl<'a> World<'a> {
         for effect in effects {
             match effect {
                 Effect::Persist(ops) => self.machines[n].log.extend(ops),
-                Effect::Remember(past) => self.machines[n].past = past,
+                Effect::Remember(past) => self.machines[n].remember(past),
                 Effect::SyncLog => {
                     let (vector, ops) = (self.machines[n].namespace.vector().clone(), self.machines[n].log.len());
                     self.queue.after(SYNC, What::Synced { of: n, run, vector, ops });
