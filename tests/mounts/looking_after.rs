@@ -187,3 +187,34 @@ fn a_store_sets_aside_what_is_not_its_own_and_a_scrub_finds_what_is_rotten() {
     cluster.kill_all(&others);
     assert!(same(&cluster.path(0).join("file"), &content));
 }
+
+#[test]
+fn a_machine_that_kept_only_its_key_joins_again_as_the_same_peer() {
+    let mut cluster = impatient(4, "replicate:2");
+    let content = tree::noise(37, 4 << 20);
+    fs::write(cluster.path(0).join("file"), &content).unwrap();
+    let wiped = *holders(&cluster, 4).last().unwrap();
+    let before = id(&cluster, wiped);
+    cluster.kill(wiped);
+    let home = cluster.home(wiped);
+    fs::remove_dir_all(home.join("shards")).unwrap();
+    fs::remove_dir_all(home.join("log")).unwrap();
+    fs::remove_file(home.join("tree.redb")).unwrap();
+    refused(&cluster.run(wiped, &["serve", "--foreground"]), &["shoal join TICKET", "the same peer"]);
+    let ticket = cluster.invite(0);
+    cluster.join(wiped, &ticket);
+    cluster.serve(wiped);
+    cluster.all_in_sight();
+    assert_eq!(id(&cluster, wiped), before);
+    assert_eq!(cluster.status(0)["peers"].as_array().unwrap().len(), 4);
+    cluster.wait_until(HEALED, "every block has two copies again", |c| {
+        let stored = c.status(0)["stored_bytes"].as_u64().unwrap();
+        all_goldilocks(c, 0) && stored >= 2 * content.len() as u64
+    });
+    // It takes part again: what it writes is everywhere.
+    let mountpoint = cluster.mount(wiped);
+    fs::write(mountpoint.join("new"), b"from the one that came back").unwrap();
+    assert!(same(&cluster.path(0).join("new"), b"from the one that came back"));
+    assert!(same(&mountpoint.join("file"), &content));
+    refused(&cluster.try_join(wiped, &ticket), &["already"]);
+}

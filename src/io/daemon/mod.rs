@@ -93,6 +93,12 @@ struct Daemon {
 pub fn run(home: &Path, options: RunOptions, ready: impl FnOnce()) -> anyhow::Result<()> {
     crate::erasure::check_cpu().map_err(anyhow::Error::msg)?;
     let home = Home::open(home)?;
+    if !home.paths().has_namespace() {
+        anyhow::bail!(
+            "the log and the tree of {} are gone; run shoal join TICKET with a ticket from another machine, and this one comes back as the same peer",
+            home.paths().root().display()
+        );
+    }
     let config = Config::with(&home.paths().config(), &options.overrides)?;
     // Two workers serve the network and the data path; hashing and the disk have threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

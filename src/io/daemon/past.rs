@@ -1,6 +1,8 @@
 //! What a peer remembers of its own ops, in a file of its home.
 
+use crate::id::PeerTag;
 use crate::io::store::{Home, write_whole};
+use crate::namespace::Snapshot;
 use crate::peer::{Memory, Past};
 use anyhow::Context;
 use std::path::PathBuf;
@@ -29,6 +31,16 @@ impl PastFile {
             file.save(&past)?;
         }
         Ok((file, past))
+    }
+
+    /// Notes in a home that was made again, for a peer that was there before, that it lost what it made: it goes on from
+    /// the last of its epochs that the snapshot knows.
+    pub fn lost(home: &Home, me: PeerTag, snapshot: &Snapshot) -> anyhow::Result<()> {
+        let applied = snapshot.vector.0.keys().copied();
+        let authors = applied.chain(snapshot.ops.iter().map(|op| op.stamp.author));
+        let epoch = authors.filter(|author| author.peer() == me).map(|author| author.epoch()).max().unwrap_or(0);
+        let file = PastFile { path: home.paths().root().join("epoch") };
+        file.save(&Past { epoch, memory: Memory::Unsure })
     }
 
     /// Brings it to stable storage.

@@ -1,5 +1,6 @@
 //! Making a home: the first peer of a new share, or one that joins with a ticket.
 
+use super::past::PastFile;
 use super::persist::Persistence;
 use super::{machine, snapshot};
 use crate::config::Config;
@@ -103,7 +104,8 @@ fn or_undone<T>(home: &Path, make: impl FnOnce() -> anyhow::Result<T>) -> anyhow
     let names = |home: &Path| -> BTreeSet<_> {
         std::fs::read_dir(home).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect()
     };
-    let (was_there, before, vacant) = (home.exists(), names(home), Home::can_create(home).is_ok());
+    let (was_there, before) = (home.exists(), names(home));
+    let vacant = Home::can_create(home).is_ok() || matches!(Home::orphaned_key(home), Ok(Some(_)));
     make().inspect_err(|error| {
         // Another command that was quicker has made what is there now.
         let others = matches!(error.downcast_ref(), Some(StoreError::AlreadyPeer { .. } | StoreError::Locked { .. }));
@@ -123,9 +125,16 @@ fn or_undone<T>(home: &Path, make: impl FnOnce() -> anyhow::Result<T>) -> anyhow
 fn join_in(home: &Path, ticket: &str, options: JoinOptions) -> anyhow::Result<JoinReport> {
     crate::erasure::check_cpu().map_err(anyhow::Error::msg)?;
     let ticket: Ticket = ticket.parse()?;
-    Home::can_create(home)?;
+    // A peer whose disk was wiped but for its key comes back as who it was.
+    let key = Home::orphaned_key(home)?;
+    if key.is_none() {
+        Home::can_create(home)?;
+    }
     let config = prepare_config(home, options.listen, options.name)?;
-    let identity = Identity::generate()?;
+    let identity = match &key {
+        Some(key) => Identity::from_pkcs8(key).context("the key in this home cannot be used")?,
+        None => Identity::generate()?,
+    };
     let record = record(&config, identity.key());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let (welcome, chunks) =
@@ -141,7 +150,14 @@ fn join_in(home: &Path, ticket: &str, options: JoinOptions) -> anyhow::Result<Jo
         .context("what the inviter sent cannot be read; update both machines to one version")?;
     // Read here once before it is kept: what cannot be read must not use up a home.
     Namespace::restore(snapshot.clone())?;
-    let created = Home::create(home, ticket.share, identity.pkcs8())?;
+    let created = match key {
+        Some(_) => Home::revive(home, ticket.share)?,
+        None => Home::create(home, ticket.share, identity.pkcs8())?,
+    };
+    if key.is_some() {
+        // Others may have ops of its that the inviter lacks.
+        PastFile::lost(&created, me, &snapshot)?;
+    }
     Persistence::found(&created, me, &snapshot)?;
     Ok(JoinReport {
         share: ticket.share.to_string(),

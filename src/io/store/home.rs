@@ -78,6 +78,11 @@ impl HomePaths {
         self.root.join("key")
     }
 
+    /// Whether anything of a namespace is here.
+    pub fn has_namespace(&self) -> bool {
+        self.log().exists() || self.tree().exists()
+    }
+
     /// Whether `create` was completed here. Looks at the disk, takes no lock.
     pub fn is_peer(&self) -> bool {
         self.format().exists()
@@ -122,6 +127,34 @@ impl Home {
         Ok(Home { paths, share, key: Zeroizing::new(key.to_vec()), lost_power: false, lock })
     }
 
+    /// The secret key in a directory that has lost everything else that makes a peer: its namespace is gone, so it can
+    /// only join again, as the same peer. `None` where there is no key, or more than a key.
+    pub fn orphaned_key(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+        let paths = HomePaths::new(path);
+        if !paths.key().exists() || paths.has_namespace() {
+            return Ok(None);
+        }
+        own(path)?;
+        has_room(path)?;
+        Ok(Some(read_small(&paths.key())?).filter(|key| !key.is_empty()))
+    }
+
+    /// Makes a home again where [`Home::orphaned_key`] found its key, for a peer of `share`, and takes it.
+    pub fn revive(path: &Path, share: ShareId) -> Result<Home, StoreError> {
+        let paths = HomePaths::new(path);
+        let (lock, _) = lock(&paths)?;
+        let Some(key) = Home::orphaned_key(path)? else {
+            return Err(StoreError::AlreadyPeer { home: path.to_owned() });
+        };
+        close_to_others(path)?;
+        let write = |path: PathBuf, content: &[u8]| {
+            sys::write_whole(&path, content, 0o600).map_err(StoreError::io("write", &path))
+        };
+        write(paths.share(), format!("{share}\n").as_bytes())?;
+        write(paths.format(), format!("shoal {FORMAT}\n").as_bytes())?;
+        Ok(Home { paths, share, key, lost_power: true, lock })
+    }
+
     /// Fails as [`Home::create`] would for want of a free directory or of space, without making anything: for a
     /// joiner to ask before it uses up its ticket.
     pub fn can_create(path: &Path) -> Result<(), StoreError> {
@@ -129,12 +162,7 @@ impl Home {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             _ => own(path).and_then(|()| vacant(&HomePaths::new(path)))?,
         }
-        // What does not exist yet lies where the nearest directory above it does.
-        let space = path.ancestors().find_map(|above| sys::space(above).ok());
-        match space.map(|space| space.available) {
-            Some(free) if free < ROOM => Err(StoreError::NoRoom { home: path.to_owned(), free, needed: ROOM }),
-            _ => Ok(()),
-        }
+        has_room(path)
     }
 
     /// Takes a home that was created before.
@@ -188,6 +216,16 @@ impl Drop for Home {
     /// An empty lock file says that the peer ended in order: drop the home last.
     fn drop(&mut self) {
         let _ = self.lock.set_len(0);
+    }
+}
+
+/// There is the space that a new home takes.
+fn has_room(path: &Path) -> Result<(), StoreError> {
+    // What does not exist yet lies where the nearest directory above it does.
+    let space = path.ancestors().find_map(|above| sys::space(above).ok());
+    match space.map(|space| space.available) {
+        Some(free) if free < ROOM => Err(StoreError::NoRoom { home: path.to_owned(), free, needed: ROOM }),
+        _ => Ok(()),
     }
 }
 

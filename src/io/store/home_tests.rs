@@ -122,3 +122,21 @@ fn a_home_knows_whether_the_machine_went_down_under_it() {
         assert!(Home::open(&path).unwrap().lost_power());
     }
 }
+
+#[test]
+fn a_home_that_lost_all_but_its_key_is_made_again_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("home");
+    assert!(Home::orphaned_key(&path).unwrap().is_none());
+    drop(Home::create(&path, SHARE, KEY).unwrap());
+    fs::create_dir(path.join("log")).unwrap();
+    assert!(Home::orphaned_key(&path).unwrap().is_none(), "it has a namespace");
+    says(Home::revive(&path, SHARE), &["already is a peer"]);
+    fs::remove_dir(path.join("log")).unwrap();
+    fs::remove_file(path.join("format")).unwrap();
+    assert_eq!(Home::orphaned_key(&path).unwrap().as_deref().map(Vec::as_slice), Some(KEY));
+    let home = Home::revive(&path, SHARE).unwrap();
+    assert_eq!((home.key(), home.share()), (KEY, SHARE));
+    drop(home);
+    assert_eq!(Home::open(&path).unwrap().key(), KEY);
+}
