@@ -1,7 +1,7 @@
 //! How much healing has before it, over the whole share, as one peer sees it.
 
 use super::healing::slot_bytes;
-use super::plan::{Surroundings, fill, live_slots};
+use super::plan::{Surroundings, fill, is_at_rest, live_slots};
 use super::survival::losses_now;
 use crate::id::{GroupId, PeerTag};
 use crate::namespace::{Group, Namespace};
@@ -26,7 +26,7 @@ pub fn backlog(namespace: &Namespace, candidates: &[Candidate], now: WallTime) -
     let gone = candidates.iter().filter(|one| !one.alive && !excused(one.peer)).map(|one| one.peer).collect();
     let around = Surroundings::new(candidates, gone);
     let mut backlog = Backlog::default();
-    for (id, group) in namespace.groups().filter(|(_, group)| group.blocks > 0) {
+    for (id, group) in namespace.groups().filter(|(_, group)| group.blocks > 0 && !is_at_rest(group, &around)) {
         if let Some(bytes) = wanted_bytes(namespace, id, group, &around) {
             backlog.groups += 1;
             backlog.blocks += u64::from(group.blocks);

@@ -159,7 +159,7 @@ fn forgettable(group: &Group, around: &Surroundings) -> Vec<(u8, PeerTag)> {
 }
 
 /// Whether nothing at all is to do, told at a glance: most groups are so most of the time.
-fn is_at_rest(group: &Group, around: &Surroundings) -> bool {
+pub(super) fn is_at_rest(group: &Group, around: &Surroundings) -> bool {
     let mut seen = BTreeSet::new();
     let settled = group.slots.iter().all(|slot| match &slot[..] {
         [seat] => around.is_alive(seat.peer) && !around.is_leaving(seat.peer) && seen.insert(seat.peer),

@@ -1,8 +1,7 @@
-//! What the store holds against what it owes: missing shards are got again, what nobody needs is let go, every shard
-//! is read now and then. The rules are in `group::custody`; here they are applied to a real store, round after round,
-//! so that no lost message stays lost.
+//! What the store holds against what it owes: missing shards are got again, and what nobody needs is let go. The rules
+//! are in `group::custody`; here they are applied to a real store, round after round, so that no lost message stays lost.
 
-use super::{Daemon, Host};
+use super::{Daemon, Host, scrub};
 use crate::group::{self, Comparison, Custody, Findings, KEPT_FOR, Unsettled};
 use crate::id::GroupId;
 use crate::namespace::VersionVector;
@@ -12,6 +11,7 @@ use crate::volume::ports::{Control, ShardId};
 use crate::wire::{Haste, PeerUpkeep};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -25,9 +25,6 @@ const QUIET_ROUNDS: u32 = 60;
 
 /// Shards looked at under one look into the namespace, and removed at a time.
 const BATCH: usize = 1024;
-
-/// Shards that one step of a scrub reads.
-const SCRUBBED_AT_ONCE: usize = 16;
 
 /// The most suspicions that wait; the rounds and the scrub find what is dropped.
 const SUSPICIONS: usize = 4096;
@@ -44,8 +41,8 @@ pub struct Household {
     pub scrubbed: AtomicU64,
     pub to_scrub: AtomicU64,
     /// Scrubs that ended since the start, and when the last one did, in milliseconds since 1970.
-    scrubs: AtomicU64,
-    scrub_ended_ms: AtomicU64,
+    pub scrubs: AtomicU64,
+    pub scrub_ended_ms: AtomicU64,
     /// Bytes rebuilt by the last time somebody measured, and a second then.
     rebuilt: AtomicU64,
     rebuilt_per_second: AtomicU64,
@@ -55,7 +52,7 @@ pub struct Household {
     /// The next round is not to be left out.
     hurried: AtomicBool,
     /// Has the scrub begin anew, and not rest.
-    scrub_now: tokio::sync::Notify,
+    pub scrub_now: tokio::sync::Notify,
 }
 
 impl Household {
@@ -109,7 +106,7 @@ impl Household {
 }
 
 /// Starts the rounds, the scrub, and the ear for suspicions.
-pub fn start(daemon: &Arc<Daemon>) {
+pub fn start(daemon: &Arc<Daemon>, home: &Path) {
     let (suspect, mut suspected) = tokio::sync::mpsc::channel(SUSPICIONS);
     daemon.host.on_suspect(Box::new(move |id| {
         let _ = suspect.try_send(id);
@@ -122,7 +119,7 @@ pub fn start(daemon: &Arc<Daemon>) {
         }
     });
     tokio::spawn(rounds(Arc::downgrade(daemon)));
-    tokio::spawn(scrub(Arc::downgrade(daemon)));
+    tokio::spawn(scrub::scrub(Arc::downgrade(daemon), home.to_owned()));
 }
 
 /// What the last rounds found.
@@ -277,7 +274,8 @@ impl Daemon {
         }
     }
 
-    async fn scrub_some(&self, ids: &[ShardId]) {
+    /// Reads these shards; what is damaged and should be here is looked to.
+    pub(super) async fn scrub_some(&self, ids: &[ShardId]) {
         match self.host.store().lacking(ids.to_vec(), true).await {
             Ok(damaged) => {
                 let held: BTreeSet<ShardId> = damaged.into_iter().collect();
@@ -290,45 +288,6 @@ impl Daemon {
                 }
             }
             Err(error) => tracing::error!("the scrub cannot read the store: {error}"),
-        }
-        self.household.scrubbed.fetch_add(ids.len() as u64, Ordering::Relaxed);
-    }
-}
-
-/// Reads every shard within the set time, again and again; without a rest where somebody is waiting for it.
-async fn scrub(daemon: Weak<Daemon>) {
-    let Some(household) = daemon.upgrade().map(|this| this.household.clone()) else { return };
-    let mut hurried = false;
-    loop {
-        let Some(this) = daemon.upgrade() else { return };
-        let within = this.scrub_within;
-        let mut ids: Vec<ShardId> = this.host.store().held().into_iter().map(|(id, _)| id).collect();
-        household.to_scrub.store(ids.len() as u64, Ordering::Relaxed);
-        household.scrubbed.store(0, Ordering::Relaxed);
-        drop(this);
-        ids.sort_unstable();
-        let steps = u32::try_from(ids.len().div_ceil(SCRUBBED_AT_ONCE)).unwrap_or(u32::MAX);
-        let mut begun_anew = false;
-        for step in ids.chunks(SCRUBBED_AT_ONCE) {
-            if !hurried {
-                let asked = household.scrub_now.notified();
-                begun_anew = tokio::time::timeout(within / steps.max(1), asked).await.is_ok();
-                if begun_anew {
-                    break;
-                }
-            }
-            let Some(this) = daemon.upgrade() else { return };
-            this.scrub_some(step).await;
-        }
-        if !begun_anew && (hurried || !ids.is_empty()) {
-            let Some(this) = daemon.upgrade() else { return };
-            household.scrub_ended_ms.store(this.host.now().millis(), Ordering::Relaxed);
-            household.scrubs.fetch_add(1, Ordering::Relaxed);
-        }
-        hurried = begun_anew;
-        if !begun_anew && ids.is_empty() {
-            let rest = within.min(Duration::from_secs(3600));
-            hurried = tokio::time::timeout(rest, household.scrub_now.notified()).await.is_ok();
         }
     }
 }

@@ -79,7 +79,9 @@ impl Daemon {
             ));
         }
         let name = self.host.namespace().peer(peer).map(|record| record.name.clone()).unwrap_or_default();
-        self.tell(&mut |_| vec![Change::Evict { peer }]).await?;
+        // Nobody else forgets the files that it had open when their last names went.
+        let reaped = |namespace: &Namespace| namespace.orphans_of(peer).into_iter().map(|ino| Change::Reap { ino });
+        self.tell(&mut |namespace| std::iter::once(Change::Evict { peer }).chain(reaped(namespace)).collect()).await?;
         Ok(EvictReport {
             peer: peer.to_string(),
             name,
@@ -176,6 +178,7 @@ impl Daemon {
         }
         let lost = self.stranded();
         let peer = self.host.me();
+        self.reap_orphans();
         self.tell(&mut |_| vec![Change::Evict { peer }]).await?;
         tracing::info!("this machine has left the share and may be switched off");
         let report = LeaveReport { peer: peer.to_string(), files_lost: lost.files, blocks_lost: lost.blocks };
@@ -190,11 +193,9 @@ pub async fn watch_for_leaving(daemon: Weak<Daemon>) {
     loop {
         tokio::time::sleep(LOOK).await;
         let Some(this) = daemon.upgrade() else { return };
-        let alone = this.alive().len() <= 1;
-        let ready = this.is_leaving()
-            && this.handing_over().groups == 0
-            // One that hears nobody does not know what the others did meanwhile.
-            && (!alone || this.parting.accept_loss.load(Ordering::Relaxed));
+        // One that hears nobody does not know what the others did meanwhile.
+        let may_go = || this.parting.accept_loss.load(Ordering::Relaxed) || this.alive().len() > 1;
+        let ready = this.is_leaving() && may_go() && this.handing_over().groups == 0;
         if !ready {
             nothing_left = None;
             continue;

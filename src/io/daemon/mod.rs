@@ -11,6 +11,7 @@ mod machine;
 mod past;
 mod persist;
 mod report;
+mod scrub;
 mod setup;
 mod snapshot;
 mod summary;
@@ -172,7 +173,7 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
         daemon.mount(&mountpoint)?;
     }
     tokio::spawn(upkeep(Arc::downgrade(&daemon)));
-    housekeeping::start(&daemon);
+    housekeeping::start(&daemon, home.paths().root());
     tokio::spawn(leaving::watch_for_leaving(Arc::downgrade(&daemon)));
     tokio::spawn(summary::keep(Arc::downgrade(&daemon)));
     meet_the_others(&host).await;
