@@ -132,6 +132,26 @@ fn a_share_grows_into_better_geometry_and_gives_back_what_is_deleted() {
     });
 }
 
+#[test]
+fn rot_that_a_read_meets_is_rebuilt() {
+    let mut cluster = impatient(3, "replicate:3");
+    let content = tree::noise(10, 8 << 20);
+    fs::write(cluster.path(0).join("file"), &content).unwrap();
+    cluster.kill(1);
+    let spoilt = tree::flip_shards(&cluster.home(1)) as u64;
+    assert!(spoilt > 0, "there are shards to spoil");
+    // Its own copy is the first one that a reader tries.
+    let mountpoint = cluster.mount(1);
+    assert!(same(&mountpoint.join("file"), &content), "what is rotten here is read from others");
+    cluster.wait_until(HEALED, "what is rotten was found and is rebuilt", |c| {
+        let scrub = &c.status(1)["scrub"];
+        scrub["rot_found"].as_u64() >= Some(spoilt) && scrub["rot_mended"] == scrub["rot_found"]
+    });
+    cluster.kill_all(&[0, 1, 2]);
+    cluster.mount(1);
+    assert!(same(&mountpoint.join("file"), &content), "the copy that was rotten is whole");
+}
+
 /// Gives a machine that does not run yet a disk of so many MiB.
 fn small_disk(cluster: &Cluster, i: usize, mib: usize) {
     assert!(tree::is_root(), "this test mounts a small disk, and needs root for that");
