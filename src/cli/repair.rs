@@ -32,7 +32,17 @@ pub fn run(home: &Path, args: Args) -> anyhow::Result<()> {
 /// Healing in one line; `status` has it too.
 pub fn text(report: &HealingReport) -> String {
     if report.groups == 0 {
-        return "Nothing is left to heal.".to_owned();
+        let but = match (report.blocks_unreadable, report.groups_cold) {
+            (0, 0) => String::new(),
+            (0, cold) => format!(
+                ", but {} cold: too few machines that have room are up for their slots",
+                count(cold, "group stays", "groups stay")
+            ),
+            (blocks, _) => {
+                format!(", but {} cannot be read: start the machines that are gone", count(blocks, "block", "blocks"))
+            }
+        };
+        return format!("Nothing is left to heal{but}.");
     }
     let pace = match report.seconds_left {
         Some(seconds) if report.bytes_per_second > 0 => {
@@ -55,6 +65,10 @@ mod tests {
     #[test]
     fn it_says_what_is_to_go_at_what_pace_and_how_long_that_takes() {
         assert_eq!(text(&HealingReport::default()), "Nothing is left to heal.");
+        let report = HealingReport { groups_cold: 2, ..HealingReport::default() };
+        assert!(text(&report).starts_with("Nothing is left to heal, but 2 groups stay cold:"), "{}", text(&report));
+        let report = HealingReport { blocks_unreadable: 1, ..report };
+        assert!(text(&report).contains("1 block cannot be read"), "{}", text(&report));
         let report = HealingReport { groups: 1, blocks: 30, bytes: 1 << 30, ..HealingReport::default() };
         assert_eq!(
             text(&report),

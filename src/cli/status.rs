@@ -58,6 +58,10 @@ fn upkeep(report: &StatusReport) -> String {
         let left = output::duration(until.saturating_sub(scrub::now()));
         text += &format!("{} is under maintenance for {left} more: no repair for it meanwhile.\n", peer.name);
     }
+    if report.scrub.shards > 0 {
+        let shards = count(report.scrub.shards, "shard", "shards");
+        text += &format!("Scrub: {} of {shards} read in this round.\n", report.scrub.shards_checked);
+    }
     if report.scrub.rot_found > 0 {
         text += &format!("{}\n", scrub::damage(&report.scrub));
     }

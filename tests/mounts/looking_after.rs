@@ -135,6 +135,23 @@ fn under_maintenance_a_machine_is_not_made_up_for_until_the_time_is_over() {
 }
 
 #[test]
+fn an_evicted_machine_is_cut_off_and_others_hold_what_it_held() {
+    let mut cluster = impatient(4, "replicate:2");
+    let content = tree::noise(38, 4 << 20);
+    fs::write(cluster.path(0).join("file"), &content).unwrap();
+    let out = *holders(&cluster, 4).last().unwrap();
+    let (out_id, others): (String, Vec<usize>) = (id(&cluster, out), (0..4).filter(|i| *i != out).collect());
+    let said = cluster.run(0, &["evict", &name(out)]).ok();
+    assert!(said.contains("is off the roster and cut off"), "{said}");
+    // One that heard of it stops; one that did not is alone from now on.
+    cluster.wait_until(BOUND, "nobody is connected with it", |c| others.iter().all(|i| !c.sees_alive(out, *i)));
+    cluster.wait_until(HEALED, "others hold what it held", |c| all_goldilocks(c, 0) && !seated(c, 0).contains(&out_id));
+    assert!(others.iter().all(|i| !cluster.sees_alive(*i, out)) && !on_roster(&cluster, out));
+    cluster.kill(out);
+    assert!(same(&cluster.path(0).join("file"), &content));
+}
+
+#[test]
 fn repair_is_watched_until_nothing_is_left_to_do() {
     let mut cluster = impatient(4, "replicate:2");
     fs::write(cluster.path(0).join("file"), tree::noise(35, 8 << 20)).unwrap();

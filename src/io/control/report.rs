@@ -50,6 +50,10 @@ pub struct HealingReport {
     pub seconds_left: Option<u64>,
     pub shards_rebuilt: u64,
     pub bytes_rebuilt: u64,
+    /// Blocks with fewer reachable shards than a read needs: no work helps them.
+    pub blocks_unreadable: u64,
+    /// Groups that are cold now.
+    pub groups_cold: u64,
 }
 
 /// How the shards are checked, by all peers that answered. What was found is counted since the peers' starts.

@@ -187,12 +187,23 @@ impl Daemon {
     }
 }
 
-/// Watches for this machine's leaving, which goes on over restarts, and carries it out to its end.
+/// Watches for this machine's leaving, which goes on over restarts, and carries it out to its end. One that others took
+/// off the roster stops.
 pub async fn watch_for_leaving(daemon: Weak<Daemon>) {
     let mut nothing_left: Option<Instant> = None;
     loop {
         tokio::time::sleep(LOOK).await;
         let Some(this) = daemon.upgrade() else { return };
+        if this.host.namespace().peer(this.host.me()).is_none() {
+            // What people wrote here from now on would be nobody's.
+            tracing::error!(
+                "this machine was taken off the roster of the share; its peer lets go of its mounts and stops"
+            );
+            if let Err(error) = this.finish().await {
+                tracing::error!("{error}");
+            }
+            return;
+        }
         // One that hears nobody does not know what the others did meanwhile.
         let may_go = || this.parting.accept_loss.load(Ordering::Relaxed) || this.alive().len() > 1;
         let ready = this.is_leaving() && may_go() && this.handing_over().groups == 0;

@@ -1,6 +1,6 @@
 //! How the whole share is looked after, for people: healing and scrubs over all peers, in figures and while they go on.
 
-use super::Daemon;
+use super::{Daemon, report};
 use crate::group::{self, Backlog};
 use crate::id::PeerTag;
 use crate::io::control::{HealingReport, ProgressSink, ScrubReport, ScrubbedPeer};
@@ -47,6 +47,7 @@ impl Daemon {
         let Backlog { groups, blocks, bytes } = self.backlog();
         let sum = |of: fn(&PeerUpkeep) -> u64| upkeeps.values().map(of).sum::<u64>();
         let bytes_per_second = sum(|one| one.bytes_per_second);
+        let (counts, blocks_unreadable) = report::states(&self.host);
         HealingReport {
             groups,
             blocks,
@@ -55,6 +56,8 @@ impl Daemon {
             seconds_left: if groups == 0 { Some(0) } else { bytes.checked_div(bytes_per_second) },
             shards_rebuilt: sum(|one| one.shards_rebuilt),
             bytes_rebuilt: sum(|one| one.bytes_rebuilt),
+            blocks_unreadable,
+            groups_cold: counts.cold,
         }
     }
 

@@ -15,23 +15,9 @@ use std::path::PathBuf;
 /// The share in one page, but for what this peer's daemon and the other peers do; `stats` are the counters of all that
 /// answered.
 pub fn status(host: &Host, stats: &StatsReport) -> StatusReport {
+    let (counts, blocks_unreadable) = states(host);
     let alive = live(host);
     let namespace = host.namespace();
-    let mut counts = GroupCounts::default();
-    let mut blocks_unreadable = 0;
-    for (_, group) in namespace.groups() {
-        if group.blocks == 0 {
-            continue;
-        }
-        match state(group, &alive) {
-            State::Cold => counts.cold += 1,
-            State::Goldilocks => counts.goldilocks += 1,
-            State::Hot => counts.hot += 1,
-        }
-        if group_survives(group, &alive).is_none() {
-            blocks_unreadable += u64::from(group.blocks);
-        }
-    }
     let survival =
         group::losses_survived(namespace.groups().map(|(_, group)| group), &alive, namespace.policy(Ino::ROOT));
     let files = namespace.files();
@@ -54,6 +40,24 @@ pub fn status(host: &Host, stats: &StatsReport) -> StatusReport {
         policy,
         ..StatusReport::default()
     }
+}
+
+/// How many groups are in which state, and how many blocks cannot be read now.
+pub fn states(host: &Host) -> (GroupCounts, u64) {
+    let alive = live(host);
+    let mut counts = GroupCounts::default();
+    let mut blocks_unreadable = 0;
+    for (_, group) in host.namespace().groups().filter(|(_, group)| group.blocks > 0) {
+        match state(group, &alive) {
+            State::Cold => counts.cold += 1,
+            State::Goldilocks => counts.goldilocks += 1,
+            State::Hot => counts.hot += 1,
+        }
+        if group_survives(group, &alive).is_none() {
+            blocks_unreadable += u64::from(group.blocks);
+        }
+    }
+    (counts, blocks_unreadable)
 }
 
 /// Everyone on the roster.
