@@ -24,6 +24,8 @@ pub struct Peer {
     pub namespace: Namespace,
     /// Milliseconds its clock is off.
     pub skew: i64,
+    /// In which epoch it makes ops.
+    epoch: u8,
     counter: u64,
     named: BTreeSet<BlockName>,
 }
@@ -49,6 +51,7 @@ impl World {
             group: GroupId(0),
             namespace: Namespace::new(),
             skew: 0,
+            epoch: 0,
             counter: 0,
             named: BTreeSet::new(),
         };
@@ -84,8 +87,14 @@ impl World {
         self.now += 1;
         let now = self.clock(at);
         let peer = &mut self.peers[at];
-        let applied = peer.namespace.change(Author::new(peer.tag, 0), now, vec![change]);
+        let applied = peer.namespace.change(Author::new(peer.tag, peer.epoch), now, vec![change]);
         applied.ops[0].stamp
+    }
+
+    /// The peer does not know any more what it has made, and numbers its ops anew.
+    pub fn lost_memory(&mut self, at: usize) {
+        self.peers[at].epoch += 1;
+        self.peers[at].named.clear();
     }
 
     pub fn number(&mut self, at: usize) -> Ino {

@@ -67,19 +67,26 @@ impl Losses {
         self.wished.get(&(entry.stamp, entry.ino)).cloned().unwrap_or_else(unasked)
     }
 
-    /// Nothing that reached anybody is lost: each version is there with what it held, unless someone who saw it put
+    /// Nothing that reached anybody, and that builds on nothing a power cut took, is lost: each version is there with what it held, unless someone who saw it put
     /// another in its place or took its only name, or somebody took each of its names and one of them saw it.
     /// Directories stay until someone removes them.
-    pub fn check(&self, namespace: &Namespace, blocks: &BTreeMap<BlockName, Vec<u8>>, reached: &BTreeSet<Stamp>) {
+    pub fn check(
+        &self,
+        namespace: &Namespace,
+        blocks: &BTreeMap<BlockName, Vec<u8>>,
+        reached: &BTreeSet<Stamp>,
+        founded: &BTreeSet<Stamp>,
+    ) {
         let mut names: BTreeMap<Ino, Names> = BTreeMap::new();
         let (mut superseded, mut seen_going) = (BTreeSet::new(), BTreeSet::new());
         let (mut directories, mut removed) = (BTreeSet::new(), BTreeSet::new());
         let facts = || self.facts.iter().filter(|(op, _)| reached.contains(op));
-        for (_, fact) in facts() {
+        for (op, fact) in facts() {
             match fact {
-                Fact::Version(..) => {}
                 Fact::Superseded(version) => drop(superseded.insert(*version)),
-                Fact::Named(ino, place) => names.entry(*ino).or_default().join([place.clone()].into(), false),
+                Fact::Named(ino, place) if founded.contains(op) => {
+                    names.entry(*ino).or_default().join([place.clone()].into(), false)
+                }
                 Fact::Moved(ino, from, to) => {
                     names.entry(*ino).or_default().join([from.clone(), to.clone()].into(), false);
                 }
@@ -87,8 +94,9 @@ impl Losses {
                     names.entry(*ino).or_default().join([place.clone()].into(), true);
                     seen_going.insert(*version);
                 }
-                Fact::Directory(ino) => drop(directories.insert(*ino)),
+                Fact::Directory(ino) => drop(founded.contains(op).then(|| directories.insert(*ino))),
                 Fact::RemovedDirectory(ino) => drop(removed.insert(*ino)),
+                Fact::Version(..) | Fact::Named(..) => {}
             }
         }
         let found: BTreeMap<Stamp, (Ino, Inode)> = visible(namespace)
@@ -102,6 +110,9 @@ impl Losses {
             .collect();
         for (version, fact) in facts() {
             let Fact::Version(ino, holds) = fact else { continue };
+            if !founded.contains(version) {
+                continue;
+            }
             let nameless = names.get(ino).is_some_and(|names| names.0.iter().all(|(_, removed)| *removed));
             if superseded.contains(version) || (nameless && seen_going.contains(version)) {
                 continue;

@@ -29,7 +29,7 @@ impl Run {
     }
 
     /// What this peer writes from now on goes to a new group.
-    fn open_group(&mut self, at: usize, x: u32) {
+    pub fn open_group(&mut self, at: usize, x: u32) {
         let group = GroupId(self.world.number(at).0);
         let (policy, geometry) = match x % 3 {
             0 => (Policy::Replicate(1), Geometry { data: 1, parity: 0 }),
@@ -99,15 +99,15 @@ impl Run {
         }
     }
 
-    /// How many of a peer's ops may reach `at`: of an evicted one only what another still has, or had before it knew.
-    pub fn reachable(&self, at: usize, tag: PeerTag) -> u64 {
-        let Some(gone) = self.evicted.filter(|gone| self.world.peers[*gone].tag == tag && *gone != at) else {
+    /// How many of an author's ops may reach `at`: of an evicted one only what another still has, or had before it knew.
+    pub fn reachable(&self, at: usize, author: Author) -> u64 {
+        let Some(gone) = self.evicted.filter(|gone| self.world.peers[*gone].tag == author.peer() && *gone != at) else {
             return u64::MAX;
         };
         if !self.knows_evicted(at, gone) {
             return u64::MAX;
         }
         let others = (0..self.world.peers.len()).filter(|other| *other != gone);
-        others.map(|other| self.world.ns(other).vector().get(Author::new(tag, 0))).max().unwrap_or(0)
+        others.map(|other| self.world.ns(other).vector().get(author)).max().unwrap_or(0)
     }
 }
