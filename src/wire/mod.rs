@@ -174,4 +174,36 @@ mod tests {
         assert_eq!(short(&"é".repeat(400)).len(), MAX_REASON);
         assert_eq!(short("fine"), "fine");
     }
+
+    /// Decodes as a stranger's bytes are; what is taken for a message can be told on and is taken for it again.
+    fn no_more_than_a_message<M: Message>(bytes: &[u8]) {
+        if let Ok(message) = decode::<M>(bytes) {
+            let told = encode(&message).expect("what was taken keeps to its bounds");
+            let again = encode(&decode::<M>(&told).expect("what was told is taken")).expect("and told on");
+            assert_eq!(told, again);
+        }
+    }
+
+    proptest::proptest! {
+        /// Small bytes are lengths and variants: of them most messages are made.
+        #[test]
+        fn any_bytes_are_a_message_within_its_bounds_or_an_error(
+            small in proptest::collection::vec(0..12u8, 0..200),
+            noise in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
+            cut in 0..100usize,
+        ) {
+            let mixed = [&small[..cut.min(small.len())], &noise[..]].concat();
+            for body in [small, noise, mixed] {
+                let bytes = [&[VERSION], &body[..]].concat();
+                no_more_than_a_message::<Preface>(&bytes);
+                no_more_than_a_message::<ControlMessage>(&bytes);
+                no_more_than_a_message::<Request>(&bytes);
+                no_more_than_a_message::<Response>(&bytes);
+                no_more_than_a_message::<JoinRequest>(&bytes);
+                no_more_than_a_message::<JoinReply>(&bytes);
+                let _ = decode_names(&bytes);
+                let _ = String::from_utf8_lossy(&body).parse::<Ticket>();
+            }
+        }
+    }
 }
