@@ -13,18 +13,34 @@ fn cp(from: &Path, to: &Path) {
 fn what_cp_has_written_outlives_its_machine_the_moment_cp_returns() {
     let mut cluster = Cluster::share(6);
     (0..6).for_each(|i| drop(cluster.mount(i)));
+    let policies = ["survive:2", "rs:4+2", "replicate:3"];
+    for policy in policies {
+        let dir = cluster.path(0).join(policy);
+        fs::create_dir(&dir).unwrap();
+        cluster.run(0, &["policy", dir.to_str().unwrap(), policy]).ok();
+    }
     let sizes = [0, 1, 4096, 4097, (1 << 20) - 1, (1 << 20) + 1, 12 << 20];
     for (round, size) in sizes.into_iter().enumerate() {
         let writer = round % 6;
         let source = cluster.scratch("source").join(format!("file-{size}"));
-        fs::write(&source, tree::noise(round as u64 + 1, size)).unwrap();
-        let expected = tree::sha256(&source);
-        let name = format!("copy-{size}");
-        cp(&source, &cluster.path(writer).join(&name));
+        // Another one is the last each time: what its machine is killed right after.
+        let copies = [0, 1, 2].map(|n| format!("{}/copy-{size}", policies[(round + n) % policies.len()]));
+        // Of other bytes each, or the second would only name the blocks of the first.
+        let expected: Vec<String> = copies
+            .iter()
+            .zip(0u64..)
+            .map(|(copy, n)| {
+                fs::write(&source, tree::noise(10 * n + round as u64 + 1, size)).unwrap();
+                cp(&source, &cluster.path(writer).join(copy));
+                tree::sha256(&source)
+            })
+            .collect();
         cluster.kill(writer);
         for reader in (0..6).filter(|r| *r != writer) {
-            let found = tree::sha256(&cluster.path(reader).join(&name));
-            assert_eq!(found, expected, "{name} from peer{writer}, read by peer{reader}");
+            for (copy, expected) in copies.iter().zip(&expected) {
+                let found = tree::sha256(&cluster.path(reader).join(copy));
+                assert_eq!(&found, expected, "{copy} from peer{writer}, read by peer{reader}");
+            }
         }
         cluster.restart(writer);
         cluster.all_in_sight();
