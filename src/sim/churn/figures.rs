@@ -42,6 +42,8 @@ pub struct Figures {
     /// Looks at items, and how many of those could be read.
     pub looks: u64,
     pub readable: u64,
+    /// At moments that lie equally far apart: how many items could still be had, from peers that were away too.
+    pub kept: Vec<u64>,
     /// What the checkers found, a line each.
     pub violations: Vec<String>,
 }
@@ -86,6 +88,9 @@ pub struct Summary {
     pub mistaken: f64,
     pub detection_seconds: f64,
     pub healing_seconds: f64,
+    /// The fraction of items kept over time, from start to end: the mean of all runs, and the lowest.
+    #[serde(skip)]
+    pub curve: Vec<(f64, f64)>,
     pub violations: Vec<String>,
 }
 
@@ -108,6 +113,11 @@ impl Summary {
         for (purpose, count) in runs.iter().flat_map(|run| &run.messages) {
             *messages.entry(*purpose).or_default() += *count as f64 / runs.len() as f64;
         }
+        let moments = runs.iter().map(|run| run.kept.len()).min().unwrap_or(0);
+        let curve = (0..moments).map(|at| {
+            let parts = runs.iter().map(|run| part(run.kept[at], run.items));
+            (parts.clone().sum::<f64>() / runs.len() as f64, parts.fold(1.0, f64::min))
+        });
         Summary {
             policy,
             churn,
@@ -139,6 +149,7 @@ impl Summary {
             mistaken: mean(|run| run.mistaken),
             detection_seconds: per(runs.iter().map(|run| run.detection).sum(), sum(|run| run.detected)),
             healing_seconds: per(runs.iter().map(|run| run.healing).sum(), sum(|run| run.healed)),
+            curve: curve.collect(),
             violations: violations.take(SHOWN).collect(),
         }
     }

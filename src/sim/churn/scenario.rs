@@ -64,7 +64,7 @@ pub struct Watch {
     /// For `within` and `oracle`: from a death to its being known.
     #[serde(deserialize_with = "span")]
     pub detection: Duration,
-    /// How many peers a newcomer calls; 0: all.
+    /// How many peers whoever starts calls besides those it shares groups with; 0: all.
     pub introduced: usize,
     /// How many neighbours on each side are watched; 0: everybody is.
     pub view: usize,

@@ -66,6 +66,55 @@ fn rare_losses_are_made_good_within_the_budget() {
     }
 }
 
+const SESSIONS: &str = r#"
+title = "sessions"
+peers = 16
+time = "10d"
+policies = ["replicate:3", "rs:4+2"]
+[membership]
+settings = "oracle"
+[healing]
+repair_after = "1h"
+takeover = "10m"
+patience = "6h"
+[churn]
+session = "1d"
+absence = "2h"
+lifetime = "60d"
+"#;
+
+#[test]
+fn peers_that_return_find_their_slots_taken_and_groups_settle() {
+    for figures in run(SESSIONS, 0..3) {
+        assert!(figures.departures > 50 && figures.healed > 50, "{figures:?}");
+        assert_eq!(figures.items_lost, 0, "seed {}", figures.seed);
+    }
+}
+
+const PART: &str = r#"
+title = "partial views"
+peers = 60
+time = "10m"
+[membership]
+settings = "frugal"
+cycle = "2s"
+view = 4
+introduced = 2
+[healing]
+repair_after = "20s"
+[churn]
+session = "10m"
+absence = "40s"
+"#;
+
+#[test]
+fn peers_that_return_to_a_partial_view_are_found_there() {
+    for figures in run(PART, 0..1) {
+        assert!(figures.departures > 20, "{figures:?}");
+        assert_eq!((figures.items_lost, figures.mistaken), (0, 0));
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_figures() {
     let cases = Case::of(&scenario(LOSSES));

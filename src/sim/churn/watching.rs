@@ -20,8 +20,8 @@ use std::time::Duration;
 /// How often a peer looks after its groups while one of them needs something; the real one always does.
 const STEP: Duration = Duration::from_secs(1);
 
-/// The same where time is counted in months.
-const LONG_STEP: Duration = Duration::from_secs(4);
+/// The same where time is counted in months: so many times in the time that an absence is put up with.
+const LONG_STEPS: u32 = 16;
 
 /// What an announcement takes on the wire besides its groups, and for each: postcard of a group's number.
 const ANNOUNCEMENT_BYTES: u64 = 4;
@@ -63,8 +63,14 @@ impl World<'_> {
         let all: Vec<PeerTag> = view.iter().copied().collect();
         let called = match self.case.membership.introduced {
             0 => all.clone(),
-            // Whether they are alive, it does not know.
-            wanted => self.chance.some(all.clone(), wanted),
+            // Whether they are alive, it does not know. Whoever returns also calls those it shares groups with: nobody
+            // else need know both it and them.
+            wanted => {
+                let mut called = self.participants_with(of);
+                let others = all.iter().copied().filter(|peer| !called.contains(peer)).collect();
+                called.extend(self.chance.some(others, wanted));
+                called.into_iter().collect()
+            }
         };
         let expected = all.iter().copied().filter(|peer| !called.contains(peer)).collect();
         self.membership(of, MembershipEvent::Expect(expected));
@@ -235,7 +241,10 @@ impl World<'_> {
     /// A peer has learnt that another is up or down: where the two share a group, it looks at once.
     fn noticed(&mut self, of: PeerTag, peer: PeerTag, down: bool) {
         let concerns = self.is_up(of) && self.participants_with(of).contains(&peer);
-        if concerns {
+        if concerns && self.case.membership.settings == WatchSettings::Oracle {
+            // Where months pass, the next look is soon enough.
+            self.look_soon(of, self.long_step());
+        } else if concerns {
             // The time that has passed was one in which it believed otherwise.
             self.look(of, Some((peer, down)));
             self.look(of, None);
@@ -248,8 +257,13 @@ impl World<'_> {
 
     fn next_look(&self, of: PeerTag) -> Duration {
         let busy = self.machines.get(&of).is_some_and(|machine| machine.healing.in_need() > 0);
-        let step = if self.case.membership.settings == WatchSettings::Oracle { LONG_STEP } else { STEP };
+        let long = self.case.membership.settings == WatchSettings::Oracle;
+        let step = if long { self.long_step() } else { STEP };
         if busy { step } else { (self.case.healing.repair_after / 4).max(step) }
+    }
+
+    fn long_step(&self) -> Duration {
+        STEP.max(self.case.healing.repair_after / LONG_STEPS)
     }
 
     /// The next look comes after so long at the latest.

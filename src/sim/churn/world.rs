@@ -314,6 +314,8 @@ impl World<'_> {
         machine.went = None;
         machine.healing = Healing::new(of, settings);
         machine.looked = now;
+        // The look that its last life still had before it does not come any more.
+        machine.look_due = Instant(u64::MAX);
         self.start_watching(of);
         let life = self.machines[&of].life;
         if self.churning {
@@ -450,8 +452,11 @@ impl World<'_> {
     fn sample(&mut self) {
         let all: Vec<GroupId> = self.disks.groups().collect();
         self.figures.looks += all.len() as u64;
-        self.figures.readable +=
-            all.into_iter().filter(|id| self.disks.readable(*id, |peer| self.is_up(peer))).count() as u64;
+        let count =
+            |counts: &dyn Fn(PeerTag) -> bool| all.iter().filter(|id| self.disks.readable(**id, counts)).count() as u64;
+        let (readable, kept) = (count(&|peer| self.is_up(peer)), count(&|peer| self.exists(peer)));
+        self.figures.readable += readable;
+        self.figures.kept.push(kept);
         self.check_unrest();
         if self.churning {
             self.queue.after(self.case.time / SAMPLES, Event::Sample);
