@@ -5,6 +5,7 @@ mod faults;
 mod plot;
 mod runs;
 mod search;
+mod svg;
 mod table;
 
 #[derive(clap::Subcommand, Debug)]
