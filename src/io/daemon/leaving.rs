@@ -117,11 +117,25 @@ impl Daemon {
             let left = self.handing_over();
             most = left.blocks.max(most);
             let text = match left.blocks {
-                0 => "all is handed over; taking leave".to_owned(),
+                0 => self.farewell(),
                 _ => format!("handing over, {} left", humansize::format_size(left.bytes, humansize::BINARY)),
             };
             progress.report(text, most - left.blocks, most);
             let _ = tokio::time::timeout(LOOK, gone.changed()).await;
+        }
+    }
+
+    /// What is waited for when all is handed over.
+    fn farewell(&self) -> String {
+        let namespace = self.host.namespace();
+        let away = self.host.candidates().into_iter().filter(|one| !one.alive).map(|one| one.peer);
+        let names: Vec<&str> = away.filter_map(|peer| Some(namespace.peer(peer)?.name.as_str())).collect();
+        match names[..] {
+            [] => "all is handed over; taking leave".to_owned(),
+            _ => format!(
+                "all is handed over; waiting for {}: start what is away, or evict what is gone for good",
+                names.join(", ")
+            ),
         }
     }
 
@@ -204,8 +218,9 @@ pub async fn watch_for_leaving(daemon: Weak<Daemon>) {
             }
             return;
         }
-        // One that hears nobody does not know what the others did meanwhile.
-        let may_go = || this.parting.accept_loss.load(Ordering::Relaxed) || this.alive().len() > 1;
+        // What one that is away has of this machine's, or wrote with shards here, must come to the others first.
+        let heard = || this.host.with_core(|core, _| core.hears_everyone_for()) >= CALM;
+        let may_go = || this.parting.accept_loss.load(Ordering::Relaxed) || heard();
         let ready = this.is_leaving() && may_go() && this.handing_over().groups == 0;
         if !ready {
             nothing_left = None;
