@@ -456,13 +456,15 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A machine that leaves goes when no group needs it.
+    /// A machine that leaves goes when it has handed everything over, as the real peer does.
     fn say_goodbye(&mut self, n: usize) {
         let machine = &self.machines[n];
         let tag = machine.tag;
         let leaving = machine.namespace.standing(tag).leaving;
-        let needed = machine.namespace.groups_of(tag).any(|(_, group)| group.blocks > 0);
-        let heard = machine.peer.as_ref().is_some_and(|peer| peer.hears_everyone_for() > Duration::from_secs(5));
+        let Some(peer) = machine.peer.as_ref().filter(|_| leaving) else { return };
+        let candidates = peer.candidates(&machine.namespace);
+        let needed = group::handing_over(&machine.namespace, &candidates, tag, false).groups > 0;
+        let heard = peer.hears_everyone_for() > Duration::from_secs(5);
         if leaving && !needed && heard {
             self.change(n, vec![Change::Evict { peer: tag }]);
             self.gone.insert(n);
