@@ -149,3 +149,31 @@ fn where_one_in_a_hundred_dies_each_second_nearly_all_is_kept() {
     let summary = shipped(include_str!("../../../scripts/scenarios/lineage-churn-100.toml"), 0..2);
     assert!(summary.kept >= 0.995, "{summary:?}");
 }
+
+#[test]
+fn what_a_peer_sends_does_not_grow_with_the_share() {
+    let text = include_str!("../../../scripts/scenarios/scale-peers.toml");
+    let flags = [("sizes", "[30, 300]"), ("time", "\"60s\"")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let scenario = Scenario::parse(text, &flags).expect("it is shipped");
+    let rates: Vec<f64> = Case::of(&scenario)
+        .iter()
+        .map(|case| Summary::of(String::new(), String::new(), &[case.run(0)]).membership_messages_per_peer_second)
+        .collect();
+    assert!(rates[0] > 0.5 && rates[1] < rates[0] * 1.1, "{rates:?}");
+}
+
+#[test]
+fn every_shipped_scenario_is_read() {
+    for text in [
+        include_str!("../../../scripts/scenarios/lineage-churn-50-250.toml"),
+        include_str!("../../../scripts/scenarios/lineage-churn-1000.toml"),
+        include_str!("../../../scripts/scenarios/lineage-churn-10000.toml"),
+        include_str!("../../../scripts/scenarios/policies-churn.toml"),
+        include_str!("../../../scripts/scenarios/policies-subnets-blind.toml"),
+        include_str!("../../../scripts/scenarios/policies-subnets-diverse.toml"),
+        include_str!("../../../scripts/scenarios/scale-peers.toml"),
+        include_str!("../../../scripts/scenarios/scale-hour.toml"),
+    ] {
+        assert!(!Case::of(&scenario(text)).is_empty());
+    }
+}
