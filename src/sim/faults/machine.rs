@@ -120,7 +120,7 @@ impl Machine {
         self.namespace = Namespace::restore(self.base.clone()).expect("a snapshot of a namespace is one");
         self.namespace.receive(self.log.clone(), WallTime(i64::MAX)).expect("its own log fits");
         self.namespace.set_me(self.tag);
-        self.remember(self.past);
+        self.next_number = self.past.next_number(self.namespace.counter(self.tag));
         self.comparison = Comparison::default();
         self.rotten.clear();
         self.open.clear();
@@ -144,7 +144,8 @@ impl Machine {
     /// Keeps on its disk what it knows of its own ops.
     pub fn remember(&mut self, past: Past) {
         self.past = past;
-        self.next_number = past.next_number(self.namespace.counter(self.tag));
+        // Some may be drawn that no op has yet.
+        self.next_number = self.next_number.max(past.next_number(self.namespace.counter(self.tag)));
     }
 
     pub fn number(&mut self) -> u64 {
