@@ -126,8 +126,9 @@ pub struct PeerUpkeep {
     /// Shards read by the scrub under way, and how many there are.
     pub scrubbed: u64,
     pub to_scrub: u64,
-    /// Scrubs that went through to their end, and when the last one did, in milliseconds since 1970; 0: none did, ever.
-    pub scrubs: u64,
+    /// The scrub under way goes on without rest, for somebody asked for it.
+    pub scrub_hurried: bool,
+    /// When a scrub last went through to its end, in milliseconds since 1970, later each time; 0: none did, ever.
     pub scrub_ended_ms: u64,
     /// Damaged shards found, and how many of them are whole again.
     pub rot_found: u64,
@@ -340,7 +341,7 @@ mod tests {
             bytes_per_second: 3,
             scrubbed: 4,
             to_scrub: 5,
-            scrubs: 6,
+            scrub_hurried: true,
             scrub_ended_ms: 7,
             rot_found: 8,
             rot_mended: 9,
@@ -354,7 +355,7 @@ mod tests {
             (Response::Snapshot { chunks: 300 }, "0104ac02".into()),
             (Response::Done, "0105".into()),
             (Response::Lacking { count: 300 }, "0107ac02".into()),
-            (Response::Upkeep(upkeep), "01080102030405060708090a".into()),
+            (Response::Upkeep(upkeep), "01080102030405010708090a".into()),
             (Response::Error(Failure::Missing), "010600".into()),
             (Response::Error(Failure::Damaged("rot".into())), "01060103726f74".into()),
             (Response::Error(Failure::Full), "010602".into()),

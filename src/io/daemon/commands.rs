@@ -103,12 +103,18 @@ impl Daemon {
 
     /// Asks every live peer but this one, all at once; those that do not answer are left out.
     pub(super) async fn ask_all(&self, request: Request) -> Vec<(PeerTag, Response)> {
+        let live = self.host.candidates().into_iter().filter(|peer| peer.alive).map(|peer| peer.peer).collect();
+        self.ask_each(live, request).await
+    }
+
+    /// The same, of these peers; this one is not asked.
+    pub(super) async fn ask_each(&self, peers: Vec<PeerTag>, request: Request) -> Vec<(PeerTag, Response)> {
         let Some(network) = self.host.network() else { return Vec::new() };
-        let live = self.host.candidates().into_iter().filter(|peer| peer.alive && peer.peer != self.host.me());
-        let asked: Vec<_> = live
+        let asked: Vec<_> = peers
+            .into_iter()
+            .filter(|peer| *peer != self.host.me())
             .map(|peer| {
                 let (network, request) = (Arc::clone(network), request);
-                let peer = peer.peer;
                 tokio::spawn(async move { (peer, network.request(peer, request, Bytes::new(), ASK_DEADLINE).await) })
             })
             .collect();

@@ -40,8 +40,7 @@ pub struct Household {
     /// Shards read by the scrub under way, and how many there are.
     pub scrubbed: AtomicU64,
     pub to_scrub: AtomicU64,
-    /// Scrubs that ended since the start, and when the last one did, in milliseconds since 1970.
-    pub scrubs: AtomicU64,
+    /// When a scrub last ended, in milliseconds since 1970.
     pub scrub_ended_ms: AtomicU64,
     /// Bytes rebuilt by the last time somebody measured, and a second then.
     rebuilt: AtomicU64,
@@ -53,6 +52,8 @@ pub struct Household {
     hurried: AtomicBool,
     /// Has the scrub begin anew, and not rest.
     pub scrub_now: tokio::sync::Notify,
+    /// Somebody asked for that, and it has not come to its end yet.
+    pub scrub_hurried: AtomicBool,
 }
 
 impl Household {
@@ -72,6 +73,8 @@ impl Household {
                 self.hurried.store(true, Ordering::Relaxed);
                 self.look.notify_one();
             }
+            // Who asks again meanwhile does not have it begin anew.
+            Haste::Scrub if self.scrub_hurried.swap(true, Ordering::Relaxed) => {}
             Haste::Scrub => self.scrub_now.notify_one(),
         }
     }
@@ -96,7 +99,7 @@ impl Household {
             bytes_per_second: read(&self.rebuilt_per_second),
             scrubbed: read(&self.scrubbed),
             to_scrub: read(&self.to_scrub),
-            scrubs: read(&self.scrubs),
+            scrub_hurried: self.scrub_hurried.load(Ordering::Relaxed),
             scrub_ended_ms: read(&self.scrub_ended_ms),
             rot_found: read(&self.rot_found),
             rot_mended: read(&self.rot_mended),

@@ -39,6 +39,13 @@ impl Daemon {
         self.ask_all(Request::Hurry(haste)).await;
     }
 
+    async fn hurry(&self, peers: Vec<PeerTag>, haste: Haste) {
+        if peers.contains(&self.host.me()) {
+            self.household.hurry(&self.host, haste);
+        }
+        self.ask_each(peers, Request::Hurry(haste)).await;
+    }
+
     fn backlog(&self) -> Backlog {
         group::backlog(&self.host.namespace(), &self.host.candidates(), self.host.now())
     }
@@ -87,22 +94,41 @@ impl Daemon {
             while !progress.is_abandoned() && tokio::time::Instant::now() < end {
                 tokio::time::sleep(LOOK).await;
                 let upkeeps = self.upkeeps().await;
-                // A peer that went away or was started anew meanwhile is not waited for.
-                let at_it = |(peer, one): &(&PeerTag, &PeerUpkeep)| {
-                    before.get(peer).is_some_and(|then| then.scrubs == one.scrubs)
-                };
-                let (reading, done): (Vec<_>, Vec<_>) = upkeeps.iter().partition(at_it);
-                if reading.is_empty() {
+                let Scrubbing { reading, unaware, read, total } = scrubbing(&before, &upkeeps);
+                if reading == 0 {
                     break;
                 }
-                let total: u64 = upkeeps.values().map(|one| one.to_scrub).sum();
-                let read = reading.iter().map(|(_, one)| one.scrubbed).sum::<u64>()
-                    + done.iter().map(|(_, one)| one.to_scrub).sum::<u64>();
-                progress.report("reading every shard", read.min(total), total);
+                progress.report("reading every shard", read, total);
+                self.hurry(unaware, Haste::Scrub).await;
             }
         }
         scrub_report(&self.upkeeps().await)
     }
+}
+
+/// How far peers are that were asked to read every shard.
+#[derive(PartialEq, Eq, Debug)]
+struct Scrubbing {
+    /// Peers that have not come to the end.
+    reading: usize,
+    /// Those of them that do not hurry: they did not hear of it, or were started anew since.
+    unaware: Vec<PeerTag>,
+    /// Shards read, and how many there are.
+    read: u64,
+    total: u64,
+}
+
+/// How far they are since `before`. Peers that were not there then, or are away now, are not waited for.
+fn scrubbing(before: &Upkeeps, now: &Upkeeps) -> Scrubbing {
+    let at_it = |(peer, one): &(&PeerTag, &PeerUpkeep)| {
+        before.get(peer).is_some_and(|then| one.scrub_ended_ms <= then.scrub_ended_ms)
+    };
+    let (reading, done): (Vec<_>, Vec<_>) = now.iter().partition(at_it);
+    let total: u64 = now.values().map(|one| one.to_scrub).sum();
+    let read = reading.iter().filter(|(_, one)| one.scrub_hurried).map(|(_, one)| one.scrubbed).sum::<u64>()
+        + done.iter().map(|(_, one)| one.to_scrub).sum::<u64>();
+    let unaware = reading.iter().filter(|(_, one)| !one.scrub_hurried).map(|(peer, _)| **peer).collect();
+    Scrubbing { reading: reading.len(), unaware, read: read.min(total), total }
 }
 
 /// What all peers together do.
@@ -137,5 +163,31 @@ fn in_words(report: &HealingReport) -> String {
     match report.groups {
         0 => "looking whether all is well".to_owned(),
         groups => format!("{groups} groups want work, {} to go{pace}", size(report.bytes)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(scrub_ended_ms: u64, scrub_hurried: bool, scrubbed: u64) -> PeerUpkeep {
+        PeerUpkeep { scrub_ended_ms, scrub_hurried, scrubbed, to_scrub: 10, ..PeerUpkeep::default() }
+    }
+
+    #[test]
+    fn who_was_started_anew_during_a_scrub_or_did_not_hear_of_it_is_told_again() {
+        let tag = PeerTag;
+        let before: Upkeeps = [1, 2, 3, 4].map(|n| (tag(n), one(100, false, 7))).into();
+        // The second one was started anew, the third ended, the fourth went away, and a fifth came.
+        let now: Upkeeps = [
+            (tag(1), one(100, true, 3)),
+            (tag(2), one(0, false, 7)),
+            (tag(3), one(101, false, 0)),
+            (tag(5), one(0, false, 0)),
+        ]
+        .into();
+        assert_eq!(scrubbing(&before, &now), Scrubbing { reading: 2, unaware: vec![tag(2)], read: 23, total: 40 });
+        let now: Upkeeps = [1, 2, 3].map(|n| (tag(n), one(101, false, 0))).into();
+        assert_eq!(scrubbing(&before, &now), Scrubbing { reading: 0, unaware: vec![], read: 30, total: 30 });
     }
 }

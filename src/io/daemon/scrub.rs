@@ -83,10 +83,13 @@ pub async fn scrub(daemon: Weak<Daemon>, home: PathBuf) {
             let Some(this) = daemon.upgrade() else { return };
             // Of an empty store there is nothing to be said, unless somebody asked.
             if hurried || !ids.is_empty() {
-                let ended_ms = this.host.now().millis();
+                // Whoever waits for this one tells it by the time, so that is later than before whatever the clock says.
+                let ended_ms = this.host.now().millis().max(diary.progress.ended_ms.saturating_add(1));
                 diary.note(Progress { ended_ms, last: None }, true);
                 household.scrub_ended_ms.store(ended_ms, Ordering::Relaxed);
-                household.scrubs.fetch_add(1, Ordering::Relaxed);
+            }
+            if hurried {
+                household.scrub_hurried.store(false, Ordering::Relaxed);
             }
         }
         hurried = interrupted;
