@@ -71,6 +71,12 @@ fn upkeep(report: &StatusReport) -> String {
             count(report.files_set_aside, "file was", "files were")
         );
     }
+    if report.volumes_damaged > 0 {
+        text += &format!(
+            "{} found cut short or damaged: what is intact there is served, and the rest is got again from others.\n",
+            count(report.volumes_damaged, "volume in the stores was", "volumes in the stores were")
+        );
+    }
     text
 }
 
@@ -159,10 +165,15 @@ mod tests {
         busy.peers[2] = PeerReport { name: "cellar".into(), maintenance_until: Some(0), ..PeerReport::default() };
         busy.scrub.rot_found = 1;
         busy.files_set_aside = 2;
+        busy.volumes_damaged = 1;
         let said = upkeep(&busy);
-        for words in
-            ["attic is leaving", "cellar is under maintenance", "1 damaged shard was", "2 files were set aside"]
-        {
+        for words in [
+            "attic is leaving",
+            "cellar is under maintenance",
+            "1 damaged shard was",
+            "2 files were set aside",
+            "1 volume in the stores was found cut short",
+        ] {
             assert!(said.contains(words), "{words}: {said}");
         }
     }

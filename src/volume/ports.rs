@@ -71,6 +71,8 @@ pub trait ShardStore: Send + Sync + 'static {
     fn remove(&self, ids: Vec<ShardId>, unless_put_within: Duration) -> BoxFuture<'_, Result<usize, ShardError>>;
     /// Files that were set aside, ever, because they were no shards, or damaged ones: they are kept, and not served.
     fn set_aside(&self) -> u64;
+    /// Files of the store that were found cut short or damaged at the start: what is intact in them is served.
+    fn damaged_volumes(&self) -> u64;
     /// Bytes of disk the content takes, bytes the file system could still take above the reserve, its size.
     fn usage(&self) -> StoreUsage;
 }

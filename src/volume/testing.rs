@@ -390,6 +390,10 @@ impl ShardStore for End {
         0
     }
 
+    fn damaged_volumes(&self) -> u64 {
+        0
+    }
+
     fn usage(&self) -> StoreUsage {
         let stored = self.share.peer(self.me).shards.lock().values().map(|shard| shard.bytes.len() as u64).sum();
         StoreUsage { stored, free: 1 << 40, capacity: 1 << 41 }

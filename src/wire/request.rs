@@ -135,6 +135,8 @@ pub struct PeerUpkeep {
     pub rot_mended: u64,
     /// Files that were set aside in its store, ever: no shards, or damaged ones.
     pub set_aside: u64,
+    /// Volumes of its store that were found cut short or damaged when it started.
+    pub damaged_volumes: u64,
 }
 
 /// Why a request was not done.
@@ -346,6 +348,7 @@ mod tests {
             rot_found: 8,
             rot_mended: 9,
             set_aside: 10,
+            damaged_volumes: 11,
         };
         let responses = [
             (Response::Stored, "0100".to_owned()),
@@ -355,7 +358,7 @@ mod tests {
             (Response::Snapshot { chunks: 300 }, "0104ac02".into()),
             (Response::Done, "0105".into()),
             (Response::Lacking { count: 300 }, "0107ac02".into()),
-            (Response::Upkeep(upkeep), "01080102030405010708090a".into()),
+            (Response::Upkeep(upkeep), "01080102030405010708090a0b".into()),
             (Response::Error(Failure::Missing), "010600".into()),
             (Response::Error(Failure::Damaged("rot".into())), "01060103726f74".into()),
             (Response::Error(Failure::Full), "010602".into()),

@@ -181,11 +181,14 @@ fn a_store_sets_aside_what_is_not_its_own_and_a_scrub_finds_what_is_rotten() {
     let strange: [(&str, &[u8]); 3] =
         [("holiday.jpg", b"no shard"), ("00000777.volume", &bytes), ("00000778.volume", &bytes[..5000])];
     strange.iter().for_each(|(name, bytes)| fs::write(store.join("volumes").join(name), bytes).unwrap());
+    // The last shard in it is cut off.
+    fs::write(&volume, &bytes[..bytes.len() - 100]).unwrap();
     cluster.serve(odd);
     cluster.all_in_sight();
     assert_eq!(cluster.status(0)["files_set_aside"], 3);
+    assert_eq!(cluster.status(0)["volumes_damaged"], 1);
     let said = cluster.run(0, &["status"]).ok();
-    assert!(said.contains("3 files were set aside"), "{said}");
+    assert!(said.contains("3 files were set aside") && said.contains("1 volume in the stores was found cut"), "{said}");
     for (name, bytes) in strange {
         assert_eq!(fs::read(store.join("aside").join(name)).unwrap(), bytes, "{name} is kept as it was");
     }

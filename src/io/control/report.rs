@@ -35,6 +35,9 @@ pub struct StatusReport {
     /// Files that were set aside in the stores of the peers that answered: foreign ones, and damaged shards. They are
     /// kept, and never served.
     pub files_set_aside: u64,
+    /// Volumes of those stores that were found cut short or damaged at a start. They stay; what is intact in them is
+    /// served, and the rest is got again from others.
+    pub volumes_damaged: u64,
 }
 
 /// What healing has before it, and how fast it goes. What was done is counted since the peers' starts.

@@ -47,6 +47,7 @@ impl Daemon {
                 status.healing = self.healing_report(&upkeeps);
                 status.scrub = looking_after::scrub_report(&upkeeps);
                 status.files_set_aside = upkeeps.values().map(|one| one.set_aside).sum();
+                status.volumes_damaged = upkeeps.values().map(|one| one.damaged_volumes).sum();
                 Ok(ControlReply::Status(Box::new(status)))
             }
             ControlRequest::Peers => Ok(ControlReply::Peers(report::peers(&self.host))),

@@ -104,6 +104,7 @@ impl Household {
             rot_found: read(&self.rot_found),
             rot_mended: read(&self.rot_mended),
             set_aside: host.store().set_aside(),
+            damaged_volumes: host.store().damaged_volumes(),
         }
     }
 }

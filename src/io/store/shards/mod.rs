@@ -100,6 +100,7 @@ impl Shards {
             made.map_err(StoreError::io("create", directory))?;
         }
         sys::sync_directory(root).map_err(StoreError::io("write", root))?;
+        scan::set_aside_strangers(root, &aside)?;
         let mut volumes = Volumes::new(volumes);
         let mut found = scan::Found::default();
         scan::scan_volumes(&mut volumes, &aside, &mut found)?;
@@ -230,6 +231,10 @@ impl ShardStore for Shards {
 
     fn set_aside(&self) -> u64 {
         std::fs::read_dir(&self.store.aside).map_or(0, |entries| entries.count() as u64)
+    }
+
+    fn damaged_volumes(&self) -> u64 {
+        self.store.state.lock().volumes.strange()
     }
 
     fn usage(&self) -> StoreUsage {

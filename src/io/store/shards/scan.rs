@@ -18,6 +18,9 @@ const WINDOW: usize = 16 * 1024;
 /// Volumes that are looked through at the same time.
 const BATCH: usize = 8;
 
+/// What belongs into the root of a store: its directories, and that of a file system which begins there.
+const OWN: [&str; 3] = ["aside", "volumes", "lost+found"];
+
 /// A volume, and its live shards in order.
 type Scanned = (Volume, Vec<(ShardId, Entry)>);
 
@@ -42,7 +45,7 @@ pub(super) fn scan_volumes(volumes: &mut Volumes, aside: &Path, found: &mut Foun
     let root = volumes.root().to_owned();
     let mut numbers = Vec::new();
     for_each(&root, |path, name| {
-        if name.ends_with(".tmp") {
+        if is_unmade(volumes, path, name) {
             return fs::remove_file(path).map_err(StoreError::io("delete", path));
         }
         let number = name.strip_suffix(".volume").and_then(|digits| digits.parse().ok());
@@ -76,6 +79,25 @@ pub(super) fn scan_volumes(volumes: &mut Volumes, aside: &Path, found: &mut Foun
         }
     }
     Ok(())
+}
+
+/// Whether this is a volume that was being made when the process ended: nothing is in it yet but its header.
+fn is_unmade(volumes: &Volumes, path: &Path, name: &str) -> bool {
+    let number = name.strip_suffix(".tmp").and_then(|digits| digits.parse().ok());
+    number.is_some_and(|number| volumes.path(number).with_extension("tmp") == path)
+        && fs::symlink_metadata(path).is_ok_and(|data| data.is_file() && data.len() <= HEADER as u64)
+}
+
+/// Sets aside what lies beside the store's directories. Nothing there is ever served, so one that cannot be moved (a
+/// mount point, say) is left where it is.
+pub(super) fn set_aside_strangers(root: &Path, aside: &Path) -> Result<(), StoreError> {
+    for_each(root, |path, name| {
+        if !OWN.contains(&name) {
+            let _ =
+                reject(aside, path).inspect_err(|error| tracing::warn!("{error}; it stays there, and is not served"));
+        }
+        Ok(())
+    })
 }
 
 /// One volume and the live shards in it; `None` if it is none.
@@ -143,7 +165,7 @@ impl Window<'_> {
 
 fn reject(aside: &Path, path: &Path) -> Result<(), StoreError> {
     let to = set_aside(aside, path).map_err(StoreError::io("set aside", path))?;
-    tracing::warn!("{} is not a whole shard; moved it to {}", path.display(), to.display());
+    tracing::warn!("{} does not belong into the store; moved it to {}", path.display(), to.display());
     Ok(())
 }
 

@@ -90,6 +90,11 @@ impl Volumes {
         self.volumes.values().map(|volume| volume.disk).sum()
     }
 
+    /// Volumes in which something was not understood.
+    pub fn strange(&self) -> u64 {
+        self.volumes.values().filter(|volume| volume.strange).count() as u64
+    }
+
     /// Room for a record: it is the caller's from here on, to be written, or given back with [`Volumes::bury`].
     /// Also whether a volume was made for it.
     pub fn reserve(&mut self, form: &Form) -> io::Result<(Spot, Record, bool)> {

@@ -78,6 +78,7 @@ async fn a_volume_cut_off_anywhere_serves_what_is_whole_and_takes_nothing_more()
         fs::write(first_volume(copy.path()), &bytes[..end]).unwrap();
         for again in [false, true] {
             let shards = open(copy.path());
+            assert_eq!(shards.damaged_volumes(), 1, "cut off at {end}");
             assert_eq!(shards.get(all[1].id).await.unwrap(), all[1]);
             if again {
                 assert_eq!(shards.get(all[2].id).await.unwrap(), all[2]);
@@ -109,10 +110,20 @@ async fn foreign_truncated_and_misnamed_files_are_set_aside_and_never_served() {
     fs::write(volumes.join("notes.txt"), "mine").unwrap();
     fs::create_dir(volumes.join("00000010.volume")).unwrap();
     fs::write(volumes.join("00000011.tmp"), "unfinished").unwrap();
+    // These are no volumes that were being made.
+    fs::write(volumes.join("thesis.tmp"), "mine").unwrap();
+    fs::write(volumes.join("00000012.tmp"), [1; 1000]).unwrap();
+    fs::create_dir(volumes.join("00000013.tmp")).unwrap();
+    // Nothing of the store lies here.
+    fs::write(home.path().join("00000001.volume"), "no volume").unwrap();
+    fs::create_dir(home.path().join("photos")).unwrap();
+    fs::create_dir(home.path().join("lost+found")).unwrap();
     for _ in 0..2 {
         let shards = open(home.path());
-        assert_eq!(aside(home.path()).len(), 6, "{:?}", aside(home.path()));
-        assert!(!volumes.join("00000011.tmp").exists());
+        assert_eq!(aside(home.path()).len(), 11, "{:?}", aside(home.path()));
+        assert_eq!((shards.set_aside(), shards.damaged_volumes()), (11, 0));
+        assert!(!volumes.join("00000011.tmp").exists() && home.path().join("lost+found").exists());
+        assert_eq!(fs::read(home.path().join("aside/00000012.tmp")).unwrap(), [1; 1000]);
         assert_eq!(shards.list().len(), kept.len());
         assert!(is_missing(shards.get(renamed[0].id).await));
         assert_eq!(&shards.get(kept[0].id).await.unwrap(), kept[0]);
