@@ -5,7 +5,6 @@ use super::plan::{Surroundings, fill, is_at_rest, live_slots};
 use super::survival::losses_now;
 use crate::id::{GroupId, PeerTag};
 use crate::namespace::{Group, Namespace};
-use crate::policy::Geometry;
 use crate::time::WallTime;
 use crate::volume::ports::Candidate;
 use std::collections::BTreeSet;
@@ -40,10 +39,11 @@ pub fn backlog(namespace: &Namespace, candidates: &[Candidate], now: WallTime) -
 fn wanted_bytes(namespace: &Namespace, id: GroupId, group: &Group, around: &Surroundings) -> Option<u64> {
     let slots: Vec<BTreeSet<PeerTag>> = live_slots(group, around);
     losses_now(&slots, group.geometry.data)?;
-    if let Some(wanted) = around.wanted(group.policy).filter(|wanted| *wanted != group.geometry) {
-        return Some(reencoded_bytes(namespace, id, wanted));
+    let in_slot = |geometry| slot_bytes(namespace, id, geometry);
+    if let Some(wanted) = around.reshaped(group, in_slot) {
+        return Some(in_slot(wanted) * wanted.shards() as u64);
     }
-    let bytes = slot_bytes(namespace, id, group);
+    let bytes = in_slot(group.geometry);
     if let Some(seats) = fill(group, &slots, bytes, around, id.0) {
         return Some(bytes * seats.len() as u64);
     }
@@ -51,17 +51,12 @@ fn wanted_bytes(namespace: &Namespace, id: GroupId, group: &Group, around: &Surr
     slots.iter().any(|live| live.len() > 1).then_some(0)
 }
 
-fn reencoded_bytes(namespace: &Namespace, id: GroupId, wanted: Geometry) -> u64 {
-    let shards = wanted.shards() as u64;
-    namespace.blocks_of(id).map(|(_, block)| wanted.shard_bytes(block.len as usize) as u64 * shards).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::healing::tests::{World, quick};
     use super::*;
     use crate::namespace::{Change, Standing};
-    use crate::policy::Policy;
+    use crate::policy::{Geometry, Policy};
 
     fn of(w: &World) -> (u64, u64) {
         let found = backlog(&w.namespace, &w.candidates, w.now());
@@ -111,5 +106,7 @@ mod tests {
         let mut w = World::new(3, quick());
         w.group(Policy::Survive(2), Geometry { data: 1, parity: 0 }, &[0]);
         assert_eq!(of(&w), (1, 3 * 500));
+        w.candidates[1].free = 500;
+        assert_eq!(of(&w), (0, 0), "not without the room for it");
     }
 }

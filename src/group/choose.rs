@@ -5,6 +5,10 @@ use crate::volume::ports::Candidate;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+/// A peer that could take less than this, in bytes, counts as full: room for the largest shard there is, and for what
+/// others put there before the peer has said how much is left.
+pub const ROOM: u64 = 2 << 20;
+
 /// A peer for each of `slots` slots, in slot order. Those in `keep` (by slot; missing ones are vacant) stay where
 /// they are, whatever the candidates say of them. A vacant slot goes to a live candidate that stays and has free
 /// space, by these rules, each deciding only where those before it see no difference:

@@ -6,6 +6,7 @@ use super::survival::{losses_now, losses_survived};
 use super::{custody::slots_of, healing::slot_bytes};
 use crate::id::{GroupId, Ino, PeerTag};
 use crate::namespace::{Group, Namespace};
+use crate::policy::Geometry;
 use crate::volume::ports::Candidate;
 use std::collections::BTreeSet;
 
@@ -82,8 +83,8 @@ pub fn handing_over(namespace: &Namespace, candidates: &[Candidate], me: PeerTag
     let given_up = if but_stranded { stranded_groups(namespace, &candidates, me) } else { BTreeSet::new() };
     let mut left = HandingOver::default();
     for (id, group) in held(namespace, me).filter(|(id, _)| !given_up.contains(id)) {
-        let bytes = slot_bytes(namespace, id, group);
-        if gives_up(me, group, &around).is_some() || wants_more(group, bytes, &around, me, id) {
+        let bytes = slot_bytes(namespace, id, group.geometry);
+        if gives_up(me, group, &around).is_some() || wants_more(namespace, group, bytes, &around, me, id) {
             left.groups += 1;
             left.blocks += u64::from(group.blocks);
             left.bytes += bytes * slots_of(group, me).count() as u64;
@@ -113,7 +114,7 @@ fn stranded_groups(namespace: &Namespace, candidates: &[Candidate], me: PeerTag)
         if losses_now(&slots, group.geometry.data).is_some() {
             continue;
         }
-        let bytes = slot_bytes(namespace, id, group);
+        let bytes = slot_bytes(namespace, id, group.geometry);
         let seats = fill(group, &live_slots(group, &around), bytes, &around, id.0).unwrap_or_default();
         for (slot, peer) in &seats {
             if let Some(slot) = slots.get_mut(usize::from(*slot)) {
@@ -135,14 +136,19 @@ fn stranded_groups(namespace: &Namespace, candidates: &[Candidate], me: PeerTag)
 }
 
 /// Whether the others are not yet as well off without `me` as they could be.
-fn wants_more(group: &Group, bytes: u64, around: &Surroundings, me: PeerTag, id: GroupId) -> bool {
+fn wants_more(
+    namespace: &Namespace,
+    group: &Group,
+    bytes: u64,
+    around: &Surroundings,
+    me: PeerTag,
+    id: GroupId,
+) -> bool {
     let survives = losses_now(&slots_without(group, around, me), group.geometry.data);
-    let better = |wanted: crate::policy::Geometry| {
-        wanted != group.geometry && survives.is_none_or(|survives| u32::from(wanted.parity) > survives)
-    };
+    let better = |wanted: Geometry| survives.is_none_or(|survives| u32::from(wanted.parity) > survives);
     survives.is_none()
         || fill(group, &live_slots(group, around), bytes, around, id.0).is_some()
-        || around.wanted(group.policy).is_some_and(better)
+        || around.reshaped(group, |geometry| slot_bytes(namespace, id, geometry)).is_some_and(better)
 }
 
 /// The groups that hold blocks and in which a peer sits.

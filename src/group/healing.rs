@@ -13,6 +13,7 @@ use super::plan::{Need, Surroundings, fullness, gives_up, live_slots, need};
 use super::survival::losses_now;
 use crate::id::{GroupId, PeerTag};
 use crate::namespace::{Change, Group, Namespace};
+use crate::policy::Geometry;
 use crate::time::WallTime;
 use crate::volume::ports::Candidate;
 use std::collections::{BTreeMap, BTreeSet};
@@ -320,7 +321,7 @@ impl Healing {
         if let Some((slot, keeper)) = gives_up(self.me, group, around) {
             return Some((Wanted::Work(Work::Verify { group: id, slot, keeper }), 0));
         }
-        let slot_bytes = || slot_bytes(namespace, id, group);
+        let slot_bytes = |geometry| slot_bytes(namespace, id, geometry);
         let random = id.0 ^ self.choices.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let calm = self.calm >= self.settings.repair_after;
         let wanted = match need(group, slot_bytes, around, calm, random)? {
@@ -358,7 +359,7 @@ impl Healing {
             let slots = live_slots(record, around);
             let outsider = slots.iter().all(|live| !live.contains(&emptiest.peer));
             let slot = slots.iter().position(|live| live.contains(&self.me))?;
-            let bytes = slot_bytes(namespace, group, record);
+            let bytes = slot_bytes(namespace, group, record.geometry);
             // Else the next look would move it back.
             let after = Candidate {
                 stored: emptiest.stored.saturating_add(bytes),
@@ -378,9 +379,9 @@ enum Wanted {
     Change(Vec<Change>),
 }
 
-/// What the blocks of a group take in one slot, in bytes.
-pub(super) fn slot_bytes(namespace: &Namespace, id: GroupId, group: &Group) -> u64 {
-    let bytes = |(_, block): (_, crate::namespace::Block)| group.geometry.shard_bytes(block.len as usize) as u64;
+/// What the blocks of a group take in one slot of a geometry, in bytes.
+pub(super) fn slot_bytes(namespace: &Namespace, id: GroupId, geometry: Geometry) -> u64 {
+    let bytes = |(_, block): (_, crate::namespace::Block)| geometry.shard_bytes(block.len as usize) as u64;
     namespace.blocks_of(id).map(bytes).sum()
 }
 

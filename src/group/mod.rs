@@ -11,9 +11,10 @@ mod state;
 mod survival;
 
 pub use backlog::{Backlog, backlog};
-pub use choose::choose;
+pub use choose::{ROOM, choose};
 pub use custody::{Comparison, Custody, Findings, KEPT_FOR, Unsettled, custody, owed, slots_of, useless};
 pub use departure::{HandingOver, Loss, Without, handing_over, stranded, without};
 pub use healing::{ANNOUNCED, Healing, HealingEffect, HealingSettings, Outcome, Work};
+pub use plan::reshaped;
 pub use state::{State, state};
 pub use survival::{Survival, losses_survived};

@@ -2,7 +2,7 @@
 //! one slot stays, whether its blocks want another geometry. It looks at one moment, and whoever sees the same
 //! things comes to the same answer; who acts on it, and when, is in `healing`.
 
-use super::choose::{Crowd, choose};
+use super::choose::{Crowd, ROOM, choose};
 use super::survival::losses_now;
 use crate::id::PeerTag;
 use crate::namespace::{Group, Seat};
@@ -13,6 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Seats of one slot that are kept although their peers are dead: each may come back with its shards.
 const DEAD_SEATS: usize = 4;
+
+/// What a peer is to have free beside a group's blocks in another geometry, as a part of what it stores and could store
+/// for the share: people go on writing, and the blocks in their old geometry go only a while after the last has moved.
+const KEPT_FREE: u64 = 10;
 
 /// Peers whose disks are filled to the same tenth count as equally full when one of two participants has to go.
 const FULLNESS_STEP: u64 = 10;
@@ -67,6 +71,18 @@ impl<'a> Surroundings<'a> {
         (geometry.shards() <= alive).then_some(geometry)
     }
 
+    /// The other geometry that a group's blocks are to move to, where enough peers have the room for it. `slot_bytes`:
+    /// what the blocks would take in one slot of it.
+    pub fn reshaped(&self, group: &Group, slot_bytes: impl Fn(Geometry) -> u64) -> Option<Geometry> {
+        let wanted = self.wanted(group.policy).filter(|wanted| *wanted != group.geometry)?;
+        let bytes = slot_bytes(wanted);
+        let roomy = |one: &&&Candidate| {
+            let kept = (one.free.saturating_add(one.stored) / KEPT_FREE).max(ROOM);
+            one.alive && !one.leaving && one.free.saturating_sub(bytes) > kept
+        };
+        (self.candidates.values().filter(roomy).count() >= wanted.shards()).then_some(wanted)
+    }
+
     /// Whether `peer` in this slot would be as far from the other slots' participants as who is there now.
     pub fn places_no_worse(&self, peer: PeerTag, now: PeerTag, slot: usize, slots: &[BTreeSet<PeerTag>]) -> bool {
         let others = slots.iter().enumerate().filter(|(at, _)| *at != slot);
@@ -84,11 +100,11 @@ impl<'a> Surroundings<'a> {
     }
 }
 
-/// What a group needs, if anything. `slot_bytes`: what its blocks take in one slot. `reshape`: whether it may be given
-/// another geometry. `random` decides among equals.
+/// What a group needs, if anything. `slot_bytes`: what its blocks take in one slot of a geometry. `reshape`: whether it
+/// may be given another geometry. `random` decides among equals.
 pub fn need(
     group: &Group,
-    slot_bytes: impl Fn() -> u64,
+    slot_bytes: impl Fn(Geometry) -> u64,
     around: &Surroundings,
     reshape: bool,
     random: u64,
@@ -104,10 +120,16 @@ pub fn need(
     if slots.iter().filter(|slot| !slot.is_empty()).count() < usize::from(group.geometry.data) {
         return None;
     }
-    if reshape && around.wanted(group.policy).is_some_and(|wanted| wanted != group.geometry) {
+    if reshape && around.reshaped(group, &slot_bytes).is_some() {
         return Some(Need::Reencode);
     }
-    fill(group, &slots, slot_bytes(), around, random).map(Need::Fill)
+    fill(group, &slots, slot_bytes(group.geometry), around, random).map(Need::Fill)
+}
+
+/// The other geometry that some of a group's blocks may move to as things are now. `slot_bytes`: what they would take in
+/// one slot of it.
+pub fn reshaped(group: &Group, candidates: &[Candidate], slot_bytes: impl Fn(Geometry) -> u64) -> Option<Geometry> {
+    Surroundings::new(candidates, BTreeSet::new()).reshaped(group, slot_bytes)
 }
 
 /// Where a participant shares its slot with one that is better placed: the slot, and who stays. One slot at a time.

@@ -3,7 +3,7 @@
 
 use super::Volume;
 use super::ports::{Errno, Shard, ShardError, ShardId};
-use crate::group::{Outcome, Work};
+use crate::group::{self, Outcome, Work};
 use crate::id::{BlockName, GroupId, PeerTag};
 use crate::namespace::{Block, Change, NewBlock, RELOCATED_BLOCKS};
 use crate::policy::Geometry;
@@ -44,8 +44,8 @@ pub struct HealingCounters {
 }
 
 impl HealingCounters {
-    fn rebuilt(&self, bytes: usize) {
-        self.shards_rebuilt.fetch_add(1, Ordering::Relaxed);
+    fn rebuilt(&self, shards: usize, bytes: usize) {
+        self.shards_rebuilt.fetch_add(shards as u64, Ordering::Relaxed);
         self.bytes_rebuilt.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
@@ -271,7 +271,7 @@ impl Volume {
             match self.put_shard(peer, shard).await {
                 Ok(()) => {
                     stored += 1;
-                    self.inner.healing.rebuilt(shard_bytes);
+                    self.inner.healing.rebuilt(1, shard_bytes);
                 }
                 Err(why) => refused.push((slot, peer, why)),
             }
@@ -333,7 +333,8 @@ impl Volume {
         Outcome::Failed
     }
 
-    /// Stores every block of a group anew under the group's policy, and has the namespace say so.
+    /// Stores every block of a group anew under the group's policy, and has the namespace say so. Stops where the
+    /// peers have no room for more, or too few of them are there, as it may have become meanwhile.
     async fn reencode(&self, target: Target) -> Outcome {
         let Some(policy) = self.inner.control.namespace().group(target.group).map(|group| group.policy) else {
             return Outcome::Done { filled: Vec::new() };
@@ -342,11 +343,16 @@ impl Volume {
         let mut left = self.left(blocks.len());
         let mut whole = true;
         for batch in blocks.chunks(MOVED_AT_ONCE) {
+            let Some(wanted) = self.reshaped(target.group, batch) else {
+                tracing::info!(group = %target.group, "the rest of a group waits for peers with room before it is encoded anew");
+                return Outcome::Failed;
+            };
             let mut moved: BTreeMap<GroupId, Vec<BlockName>> = BTreeMap::new();
             for (name, block) in batch {
                 let shard_bytes = target.geometry.shard_bytes(block.len as usize);
                 let read = usize::from(target.geometry.data);
-                self.inner.pace.take((read * shard_bytes) as u64).await;
+                let stored = wanted.shards() * wanted.shard_bytes(block.len as usize);
+                self.inner.pace.take((read * shard_bytes + stored) as u64).await;
                 let known = NewBlock { name: *name, group: target.group, len: block.len };
                 let Ok(bytes) = self.fetch_patiently(known, PATIENCE).await else {
                     whole = false;
@@ -354,8 +360,9 @@ impl Volume {
                 };
                 self.inner.healing.read(read, read * shard_bytes);
                 match self.place(policy, *name, &bytes).await {
-                    Ok(placed) if placed.group != target.group => {
-                        self.inner.healing.rebuilt(bytes.len());
+                    // In any other geometry it would only be moved again.
+                    Ok(placed) if self.target(placed.group).is_some_and(|to| to.geometry == wanted) => {
+                        self.inner.healing.rebuilt(wanted.shards(), stored);
                         moved.entry(placed.group).or_default().push(*name);
                     }
                     Ok(_) | Err(_) => whole = false,
@@ -368,6 +375,15 @@ impl Volume {
             left.less(batch.len() as u64);
         }
         if whole { Outcome::Done { filled: Vec::new() } } else { Outcome::Failed }
+    }
+
+    fn reshaped(&self, group: GroupId, blocks: &[(BlockName, Block)]) -> Option<Geometry> {
+        let candidates = self.inner.control.candidates();
+        let in_slot = |geometry: Geometry| -> u64 {
+            blocks.iter().map(|(_, block)| geometry.shard_bytes(block.len as usize) as u64).sum()
+        };
+        let namespace = self.inner.control.namespace();
+        group::reshaped(namespace.group(group)?, &candidates, in_slot)
     }
 
     async fn relocate(&self, from: GroupId, moved: BTreeMap<GroupId, Vec<BlockName>>) -> Result<(), Errno> {

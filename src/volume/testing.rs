@@ -55,6 +55,8 @@ struct Peer {
     /// What it still knows, if it hears of nothing new.
     stale: OnceLock<RwLock<Namespace>>,
     syncs: AtomicU64,
+    /// What it says that it could still take; `None`: plenty.
+    free: Mutex<Option<u64>>,
 }
 
 impl Share {
@@ -147,6 +149,11 @@ impl Share {
 
     pub fn fault(&self, peer: PeerTag, fault: Fault) {
         *self.peer(peer).fault.lock() = fault;
+    }
+
+    /// What the others hear that a peer could still take.
+    pub fn report_free(&self, peer: PeerTag, bytes: u64) {
+        *self.peer(peer).free.lock() = Some(bytes);
     }
 
     /// From now on the peer hears of no change.
@@ -322,7 +329,7 @@ impl Control for End {
             zone: String::new(),
             address: None,
             host: peer.to_string(),
-            free: 1 << 40,
+            free: self.share.peer(peer).free.lock().unwrap_or(1 << 40),
             stored: 0,
             leaving: false,
         };

@@ -1,10 +1,10 @@
 //! Peers that heal over one namespace, with work done in no time.
 
 use super::*;
-use crate::group::{State, state};
+use crate::group::{ROOM, State, state};
 use crate::id::{Author, BlockName, Ino, PeerKey};
 use crate::namespace::{Extent, Kind, NewBlock, PeerRecord, Place, Source, Standing};
-use crate::policy::{Geometry, Policy};
+use crate::policy::Policy;
 use bytes::Bytes;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -322,6 +322,22 @@ fn a_group_reshapes_when_enough_peers_have_come_and_stayed() {
     w.join(3, quick());
     w.pass(10);
     assert_eq!(w.acts, []);
+    w.pass(2);
+    assert_eq!(w.acts[0].work, Work::Reencode { group });
+}
+
+#[test]
+fn a_group_is_not_reshaped_where_that_would_fill_the_disks() {
+    let mut w = World::new(3, quick());
+    let group = w.group(Policy::Survive(2), Geometry { data: 1, parity: 1 }, &[0, 1]);
+    // A block of 1000 bytes takes 500 of each in 2+1.
+    w.candidates[2].free = ROOM + 500;
+    w.pass(60);
+    assert_eq!(w.acts, []);
+    (w.candidates[2].free, w.candidates[2].stored) = (9 << 30, 91 << 30);
+    w.pass(60);
+    assert_eq!(w.acts, [], "a tenth of a disk is left to people");
+    (w.candidates[2].free, w.candidates[2].stored) = (11 << 30, 89 << 30);
     w.pass(2);
     assert_eq!(w.acts[0].work, Work::Reencode { group });
 }

@@ -193,14 +193,87 @@ fn blocks_move_to_a_group_of_the_geometry_that_their_policy_asks_for() {
         let small = group_at(&share, ino, 0).geometry;
         away.iter().for_each(|peer| share.fault(*peer, Fault::None));
         let from = share.namespace().groups().find(|(_, group)| group.blocks > 0).unwrap().0;
-        let outcome = share.volume(0).work(&Work::Reencode { group: from }).await;
+        let volume = share.volume(0);
+        let outcome = volume.work(&Work::Reencode { group: from }).await;
         assert_eq!(outcome, Outcome::Done { filled: Vec::new() });
         let large = group_at(&share, ino, 0).geometry;
         assert!(small.shards() < large.shards() && large.shards() == 6, "{small:?} became {large:?}");
         assert_eq!(share.namespace().blocks_of(from).count(), 0);
+        assert_eq!(moved(&volume).1, 6 * 6, "six shards of each of six blocks");
+        let bytes: usize = [MIB, MIB, MIB, MIB, MIB, 70_000].map(|len| 6 * large.shard_bytes(len)).iter().sum();
+        assert_eq!(volume.healing().bytes_rebuilt.load(Ordering::Relaxed), bytes as u64);
         let peers = share.peers();
         share.fault(peers[1], Fault::Dead);
         share.fault(peers[4], Fault::Dead);
         assert!(read_all(&share.volume(0), ino).await.unwrap() == data);
+    });
+}
+
+#[test]
+fn a_group_is_encoded_anew_only_as_far_as_there_is_room() {
+    run(async {
+        let share = Share::new(6);
+        let peers = share.peers();
+        peers[3..].iter().for_each(|peer| share.fault(*peer, Fault::Dead));
+        let ino = share.create(0, "file", policy("survive:2"));
+        let data = noise(79, 3 * MIB);
+        store(&share.volume(0), ino, &data).await.unwrap();
+        peers[3..].iter().for_each(|peer| share.fault(*peer, Fault::None));
+        let from = share.namespace().groups().find(|(_, group)| group.blocks > 0).unwrap().0;
+        share.report_free(peers[5], group::ROOM + 3 * MIB as u64 / 4);
+        assert_eq!(share.volume(0).work(&Work::Reencode { group: from }).await, Outcome::Failed);
+        assert_eq!(share.namespace().blocks_of(from).count(), 3, "nothing has moved");
+        share.report_free(peers[5], group::ROOM + MIB as u64);
+        let done = Outcome::Done { filled: Vec::new() };
+        assert_eq!(share.volume(0).work(&Work::Reencode { group: from }).await, done);
+        assert!(read_all(&share.volume(1), ino).await.unwrap() == data);
+    });
+}
+
+/// At this rate what is counted takes much longer than the work itself.
+const PACE: u64 = 8 << 20;
+
+fn paced() -> VolumeSettings {
+    VolumeSettings { repair: RepairBounds { bytes_per_second: PACE, busy_percent: 100 }, ..Share::settings() }
+}
+
+/// The least time in which so many bytes are moved, the last `in_one` of them at once.
+fn least(bytes: usize, in_one: usize) -> Duration {
+    Duration::from_secs_f64((bytes - in_one) as f64 / PACE as f64)
+}
+
+#[test]
+fn what_repair_reads_and_what_it_stores_keeps_to_the_bandwidth() {
+    run(async {
+        let kept = kept(7, "rs:4+2").await;
+        let (lost, recruit) = (kept.seats[2], kept.outsiders()[0]);
+        kept.share.fault(lost, Fault::Dead);
+        let leader = kept.share.volume_with(kept.place_of(kept.seats[0]), paced());
+        let started = std::time::Instant::now();
+        let outcome = leader.work(&Work::Fill { group: kept.group, seats: vec![(2, recruit)] }).await;
+        assert_eq!(outcome, Outcome::Done { filled: vec![(2, recruit)] });
+        // Four shards are read and one is stored of each block, several blocks side by side.
+        let geometry = Geometry { data: 4, parity: 2 };
+        let moved = 5 * (5 * geometry.shard_bytes(MIB) + geometry.shard_bytes(70_000));
+        assert!(started.elapsed() >= least(moved, MIB), "{moved} bytes in {:?}", started.elapsed());
+    });
+}
+
+#[test]
+fn encoding_a_group_anew_keeps_to_the_bandwidth_with_all_that_it_stores() {
+    run(async {
+        let share = Share::new(6);
+        let peers = share.peers();
+        peers[3..].iter().for_each(|peer| share.fault(*peer, Fault::Dead));
+        let ino = share.create(0, "file", policy("survive:2"));
+        store(&share.volume(0), ino, &noise(80, 5 * MIB)).await.unwrap();
+        peers[3..].iter().for_each(|peer| share.fault(*peer, Fault::None));
+        let from = share.namespace().groups().find(|(_, group)| group.blocks > 0).unwrap().0;
+        let started = std::time::Instant::now();
+        let outcome = share.volume_with(0, paced()).work(&Work::Reencode { group: from }).await;
+        assert_eq!(outcome, Outcome::Done { filled: Vec::new() });
+        // A block's two data shards are read, and six shards of a quarter of it stored.
+        let moved = 5 * (MIB + 6 * MIB / 4);
+        assert!(started.elapsed() >= least(moved, MIB + 6 * MIB / 4), "{moved} bytes in {:?}", started.elapsed());
     });
 }
