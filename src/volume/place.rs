@@ -2,7 +2,7 @@
 
 use super::Volume;
 use super::ports::{Candidate, Errno, Shard, ShardError, ShardId};
-use crate::group::choose;
+use crate::group::{ROOM, choose};
 use crate::id::{BlockName, GroupId, PeerTag};
 use crate::namespace::{Change, Group, Namespace, NewBlock};
 use crate::policy::{Geometry, Policy};
@@ -255,13 +255,21 @@ impl Volume {
         Ok(())
     }
 
-    /// The peers that may be seated: alive, did not refuse this block, did not fail another just now. When only
-    /// such are left, they are asked again.
+    /// The peers that may be seated: those that may be asked and have room. Where only full ones are left they are
+    /// asked: a stale report of a full disk must not end a write, and whoever is full says so.
     fn usable(&self, refused: &Refused) -> Vec<Candidate> {
+        let asked = self.asked(refused);
+        let roomy: Vec<Candidate> = asked.iter().filter(|one| one.free >= ROOM).cloned().collect();
+        if roomy.is_empty() { asked } else { roomy }
+    }
+
+    /// The peers that may be asked: alive, did not refuse this block, did not fail another just now. When only such
+    /// are left, they are asked again.
+    fn asked(&self, refused: &Refused) -> Vec<Candidate> {
         let all = self.inner.control.candidates();
         let willing = all.into_iter().filter(|one| one.alive && !one.leaving && !refused.peers.contains_key(&one.peer));
         let mut willing: Vec<Candidate> = willing.collect();
-        // A stale report of a full disk must not end a write: whoever is full says so when asked.
+        // `choose` seats nobody who has no room at all.
         willing.iter_mut().for_each(|one| one.free = one.free.max(1));
         let mut shunned = self.inner.placer.shunned.lock();
         let now = Instant::now();
@@ -278,15 +286,16 @@ impl Volume {
         name: &BlockName,
         len: usize,
     ) -> Result<Option<NewBlock>, Geometry> {
-        let usable = self.usable(&Refused::default());
-        let wanted = policy.geometry(usable.len().max(1));
+        let wanted = policy.geometry(self.usable(&Refused::default()).len().max(1));
+        // Those that are full now hold what they hold.
+        let asked = self.asked(&Refused::default());
         let namespace = self.inner.control.namespace();
         let Some(block) = namespace.block(name).filter(|block| block.uses > 0) else { return Ok(None) };
         let Some(group) = namespace.group(block.group) else { return Ok(None) };
         if group.geometry != wanted {
             return Err(group.geometry);
         }
-        let alive = |peer: PeerTag| usable.iter().any(|one| one.peer == peer);
+        let alive = |peer: PeerTag| asked.iter().any(|one| one.peer == peer);
         let whole = group.slots.iter().all(|slot| slot.iter().any(|seat| alive(seat.peer)));
         if !whole || block.len as usize != len {
             return Ok(None);

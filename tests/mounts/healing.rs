@@ -164,7 +164,8 @@ fn small_disk(cluster: &Cluster, i: usize, mib: usize) {
 #[test]
 fn a_disk_that_is_nearly_full_is_passed_over() {
     let mut cluster = Cluster::loopback(4);
-    small_disk(&cluster, 3, 96);
+    // The writer's, which takes a copy of everything as long as it can.
+    small_disk(&cluster, 0, 96);
     (0..4).for_each(|i| start(&mut cluster, i));
     cluster.all_in_sight();
     mounted(&mut cluster, "replicate:2");
@@ -173,6 +174,13 @@ fn a_disk_that_is_nearly_full_is_passed_over() {
     for i in 0..files {
         fs::write(cluster.path(0).join(name(i)), tree::noise(i + 100, 8 << 20)).unwrap();
     }
+    let peers = cluster.json(0, &["peers"]);
+    let full = peers.as_array().unwrap().iter().find(|peer| peer["here"] == true).unwrap();
+    assert!(full["stored_bytes"].as_u64().unwrap() > 64 << 20, "it took what it could: {full}");
+    let last = cluster.json(0, &["where", cluster.path(0).join(name(files - 1)).to_str().unwrap()]);
+    let shards = last["blocks"].as_array().unwrap().iter().flat_map(|block| block["shards"].as_array().unwrap());
+    let holders: BTreeSet<&str> = shards.map(|shard| shard["peer"].as_str().unwrap()).collect();
+    assert!(holders.len() == 2 && !holders.contains(full["id"].as_str().unwrap()), "passed over: {last}");
     cluster.wait_until(HEALED, "all files have their two copies", |c| all_goldilocks(c, 0));
     cluster.kill(1);
     for i in 0..files {

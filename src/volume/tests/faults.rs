@@ -1,6 +1,7 @@
 //! Peers that die, are full, slow, or damage what they hold; and where blocks go.
 
 use super::*;
+use crate::id::PeerTag;
 
 #[test]
 fn any_m_participants_may_die() {
@@ -105,6 +106,32 @@ fn a_participant_that_fails_during_a_write_is_replaced_in_its_slot() {
             share.fault(victim, Fault::Dead);
             assert!(read_all(&share.volume(0), ino).await.unwrap() == data);
         }
+    });
+}
+
+#[test]
+fn who_is_full_is_passed_over_the_writer_too_and_asked_only_where_no_other_is_left() {
+    run(async {
+        let share = Share::new(4);
+        let peers = share.peers();
+        share.fault(peers[0], Fault::Full);
+        share.report_free(peers[0], group::ROOM - 1);
+        let volume = share.volume(0);
+        let data = noise(1, 3 * MIB);
+        let ino = share.create(0, "file", policy("replicate:2"));
+        store(&volume, ino, &data).await.unwrap();
+        assert_eq!((share.puts(), share.shards(peers[0])), (2 * 3, 0), "nobody is asked in vain");
+        assert_eq!(share.namespace().groups().count(), 1);
+        // Who got full since holds what it held: the same content needs no other place.
+        let held: Vec<PeerTag> = peers.iter().copied().filter(|peer| share.shards(*peer) > 0).collect();
+        share.report_free(held[0], 0);
+        let again = share.create(0, "again", policy("replicate:2"));
+        store(&volume, again, &data).await.unwrap();
+        assert_eq!(share.puts(), 2 * 3);
+        // All say that they are full, which is no longer true of three.
+        peers.iter().for_each(|peer| share.report_free(*peer, 0));
+        let other = share.create(0, "other", policy("replicate:2"));
+        store(&volume, other, &noise(2, MIB)).await.unwrap();
     });
 }
 
