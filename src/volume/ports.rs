@@ -67,6 +67,8 @@ pub trait ShardStore: Send + Sync + 'static {
     fn holding(&self, block: BlockName) -> Vec<ShardId>;
     /// Every shard that is here now and how long ago it was last put, in no order.
     fn held(&self) -> Vec<(ShardId, Duration)>;
+    /// Of the shards that are here the next so many after one, in order, and how many there are in all.
+    fn next(&self, after: Option<ShardId>, count: usize) -> (Vec<ShardId>, usize);
     /// Gives up shards and the space they take, save those put within so long; how many went.
     fn remove(&self, ids: Vec<ShardId>, unless_put_within: Duration) -> BoxFuture<'_, Result<usize, ShardError>>;
     /// Files that were set aside, ever, because they were no shards, or damaged ones: they are kept, and not served.

@@ -387,6 +387,12 @@ impl ShardStore for End {
         self.share.peer(self.me).shards.lock().keys().map(|id| (*id, Duration::ZERO)).collect()
     }
 
+    fn next(&self, after: Option<ShardId>, count: usize) -> (Vec<ShardId>, usize) {
+        let shards = self.share.peer(self.me).shards.lock();
+        let later = shards.keys().copied().filter(|id| after.is_none_or(|after| *id > after));
+        (later.take(count).collect(), shards.len())
+    }
+
     fn remove(&self, ids: Vec<ShardId>, _unless_put_within: Duration) -> BoxFuture<'_, Result<usize, ShardError>> {
         let mut shards = self.share.peer(self.me).shards.lock();
         let removed = ids.iter().filter(|id| shards.remove(id).is_some()).count();

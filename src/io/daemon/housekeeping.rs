@@ -73,9 +73,14 @@ impl Household {
                 self.hurried.store(true, Ordering::Relaxed);
                 self.look.notify_one();
             }
-            // Who asks again meanwhile does not have it begin anew.
-            Haste::Scrub if self.scrub_hurried.swap(true, Ordering::Relaxed) => {}
-            Haste::Scrub => self.scrub_now.notify_one(),
+            Haste::Scrub => self.hurry_scrub(),
+        }
+    }
+
+    /// Has every shard read now. Who asks again meanwhile does not have it begin anew.
+    pub fn hurry_scrub(&self) {
+        if !self.scrub_hurried.swap(true, Ordering::Relaxed) {
+            self.scrub_now.notify_one();
         }
     }
 

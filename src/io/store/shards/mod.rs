@@ -28,6 +28,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::DirBuilder;
 use std::io;
+use std::ops::Bound;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -209,6 +210,13 @@ impl ShardStore for Shards {
         let mut state = self.store.state.lock();
         state.recent.forget_old();
         state.index.keys().map(|id| (*id, state.recent.age(id))).collect()
+    }
+
+    fn next(&self, after: Option<ShardId>, count: usize) -> (Vec<ShardId>, usize) {
+        let state = self.store.state.lock();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = state.index.range((from, Bound::Unbounded)).take(count).map(|(id, _)| *id);
+        (next.collect(), state.index.len())
     }
 
     /// Other shards are moved together where that gives space back. After a power cut some that went may be back.

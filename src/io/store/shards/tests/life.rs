@@ -19,6 +19,10 @@ async fn shards_of_every_size_are_read_back_before_and_after_a_restart() {
             assert!(shards.contains(shard.id));
         }
         assert_eq!(shards.list().len(), all.len());
+        let (first, here) = shards.next(None, 3);
+        let (rest, _) = shards.next(first.last().copied(), 100);
+        assert_eq!((first.len(), here), (3, all.len()));
+        assert_eq!([first, rest].concat(), shards.list(), "one after the other, in order");
         assert_eq!(shards.usage().stored, stored, "counted as it came and counted at the start agree");
     }
     assert!(aside(home.path()).is_empty());
