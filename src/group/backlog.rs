@@ -7,7 +7,8 @@ use crate::id::{GroupId, PeerTag};
 use crate::namespace::{Group, Namespace};
 use crate::time::WallTime;
 use crate::volume::ports::Candidate;
-use std::collections::BTreeSet;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is to be done until every group is as good as the peers that are there allow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -18,18 +19,30 @@ pub struct Backlog {
     pub bytes: u64,
 }
 
+/// What the work on a group has done so far. The seats show it only when all of it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Done {
+    pub blocks: u64,
+    /// Bytes of shards that are where they are wanted.
+    pub bytes: u64,
+}
+
+/// The groups that somebody is at work on, as far as is known.
+pub type UnderWay = BTreeMap<GroupId, Done>;
+
 /// The groups that want work, those included whose dead participants are still waited for. Groups that cannot be read
 /// now, and slots that nobody can take, are not in it: no work helps there.
-pub fn backlog(namespace: &Namespace, candidates: &[Candidate], now: WallTime) -> Backlog {
+pub fn backlog(namespace: &Namespace, candidates: &[Candidate], under_way: &UnderWay, now: WallTime) -> Backlog {
     let excused = |peer: PeerTag| namespace.standing(peer).maintenance_until > now;
     let gone = candidates.iter().filter(|one| !one.alive && !excused(one.peer)).map(|one| one.peer).collect();
     let around = Surroundings::new(candidates, gone);
     let mut backlog = Backlog::default();
     for (id, group) in namespace.groups().filter(|(_, group)| group.blocks > 0 && !is_at_rest(group, &around)) {
         if let Some(bytes) = wanted_bytes(namespace, id, group, &around) {
+            let done = under_way.get(&id).copied().unwrap_or_default();
             backlog.groups += 1;
-            backlog.blocks += u64::from(group.blocks);
-            backlog.bytes += bytes;
+            backlog.blocks += u64::from(group.blocks).saturating_sub(done.blocks);
+            backlog.bytes += bytes.saturating_sub(done.bytes);
         }
     }
     backlog
@@ -59,7 +72,7 @@ mod tests {
     use crate::policy::{Geometry, Policy};
 
     fn of(w: &World) -> (u64, u64) {
-        let found = backlog(&w.namespace, &w.candidates, w.now());
+        let found = backlog(&w.namespace, &w.candidates, &UnderWay::new(), w.now());
         assert_eq!(found.groups, found.blocks, "each group has one block here");
         (found.groups, found.bytes)
     }
@@ -80,6 +93,21 @@ mod tests {
         assert_eq!(of(&w), (1, 0), "it only has to settle");
         w.pass(30);
         assert_eq!(of(&w), (0, 0));
+    }
+
+    #[test]
+    fn what_work_under_way_has_done_is_not_left_to_do() {
+        let mut w = World::new(7, quick());
+        let group = w.rs(&[0, 1, 2, 3, 4, 5]);
+        w.alive(0, false);
+        let left = |done| backlog(&w.namespace, &w.candidates, &[(group, done)].into(), w.now());
+        assert_eq!(left(Done { blocks: 0, bytes: 100 }), Backlog { groups: 1, blocks: 1, bytes: 150 });
+        assert_eq!(left(Done { blocks: 1, bytes: 250 }), Backlog { groups: 1, blocks: 0, bytes: 0 });
+        assert_eq!(
+            left(Done { blocks: 9, bytes: 999 }),
+            Backlog { groups: 1, blocks: 0, bytes: 0 },
+            "not below nothing"
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What becomes of a share when machines go: what could no longer be read without them, what the others cannot take
 //! over, and what is left to hand over before one that leaves may be switched off.
 
+use super::backlog::UnderWay;
 use super::plan::{Surroundings, fill, gives_up, live_slots};
 use super::survival::{losses_now, losses_survived};
 use super::{custody::slots_of, healing::slot_bytes};
@@ -77,7 +78,13 @@ pub struct HandingOver {
 /// What is left to hand over before `me`, which leaves, may be switched off: groups that others could still fill or
 /// encode better, that it has not let go of, or that cannot be read without it. With `but_stranded` those that nobody
 /// can take are left out: their loss is accepted.
-pub fn handing_over(namespace: &Namespace, candidates: &[Candidate], me: PeerTag, but_stranded: bool) -> HandingOver {
+pub fn handing_over(
+    namespace: &Namespace,
+    candidates: &[Candidate],
+    under_way: &UnderWay,
+    me: PeerTag,
+    but_stranded: bool,
+) -> HandingOver {
     let candidates = leaving(candidates, me);
     let around = Surroundings::new(&candidates, BTreeSet::new());
     let given_up = if but_stranded { stranded_groups(namespace, &candidates, me) } else { BTreeSet::new() };
@@ -85,9 +92,10 @@ pub fn handing_over(namespace: &Namespace, candidates: &[Candidate], me: PeerTag
     for (id, group) in held(namespace, me).filter(|(id, _)| !given_up.contains(id)) {
         let bytes = slot_bytes(namespace, id, group.geometry);
         if gives_up(me, group, &around).is_some() || wants_more(namespace, group, bytes, &around, me, id) {
+            let done = under_way.get(&id).copied().unwrap_or_default();
             left.groups += 1;
-            left.blocks += u64::from(group.blocks);
-            left.bytes += bytes * slots_of(group, me).count() as u64;
+            left.blocks += u64::from(group.blocks).saturating_sub(done.blocks);
+            left.bytes += (bytes * slots_of(group, me).count() as u64).saturating_sub(done.bytes);
         }
     }
     left

@@ -10,7 +10,7 @@ mod plan;
 mod state;
 mod survival;
 
-pub use backlog::{Backlog, backlog};
+pub use backlog::{Backlog, Done, UnderWay, backlog};
 pub use choose::{ROOM, choose};
 pub use custody::{Comparison, Custody, Findings, KEPT_FOR, Unsettled, custody, owed, slots_of, useless};
 pub use departure::{HandingOver, Loss, Without, handing_over, stranded, without};

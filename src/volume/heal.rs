@@ -3,11 +3,12 @@
 
 use super::Volume;
 use super::ports::{Errno, Shard, ShardError, ShardId};
-use crate::group::{self, Outcome, Work};
+use crate::group::{self, Outcome, UnderWay, Work};
 use crate::id::{BlockName, GroupId, PeerTag};
 use crate::namespace::{Block, Change, NewBlock, RELOCATED_BLOCKS};
 use crate::policy::Geometry;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,8 +40,7 @@ pub struct HealingCounters {
     /// Shards rebuilt, and their bytes.
     pub shards_rebuilt: AtomicU64,
     pub bytes_rebuilt: AtomicU64,
-    /// Blocks still to be looked at in the work under way.
-    pub blocks_left: AtomicU64,
+    under_way: Mutex<UnderWay>,
 }
 
 impl HealingCounters {
@@ -49,26 +49,38 @@ impl HealingCounters {
         self.bytes_rebuilt.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// What the work under way has done so far.
+    pub fn under_way(&self) -> UnderWay {
+        self.under_way.lock().clone()
+    }
+
     fn read(&self, shards: usize, bytes: usize) {
         self.shards_read.fetch_add(shards as u64, Ordering::Relaxed);
         self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 
-/// Counts down the blocks left when a piece of work ends, however it ends.
-struct Left(Arc<HealingCounters>, u64);
+/// Says how far a piece of work is, until it ends, however it ends.
+struct Progress {
+    counters: Arc<HealingCounters>,
+    target: Target,
+    /// Shards that it stores of each block.
+    seats: usize,
+}
 
-impl Left {
-    fn less(&mut self, blocks: u64) {
-        let blocks = blocks.min(self.1);
-        self.1 -= blocks;
-        self.0.blocks_left.fetch_sub(blocks, Ordering::Relaxed);
+impl Progress {
+    /// A block more has its shards where they are wanted.
+    fn done(&self, block: &Block) {
+        let bytes = self.seats * self.target.geometry.shard_bytes(block.len as usize);
+        let mut under_way = self.counters.under_way.lock();
+        let done = under_way.entry(self.target.group).or_default();
+        (done.blocks, done.bytes) = (done.blocks + 1, done.bytes + bytes as u64);
     }
 }
 
-impl Drop for Left {
+impl Drop for Progress {
     fn drop(&mut self) {
-        self.less(self.1);
+        self.counters.under_way.lock().remove(&self.target.group);
     }
 }
 
@@ -118,9 +130,8 @@ impl Volume {
         self.inner.control.namespace().blocks_of(group).collect()
     }
 
-    fn left(&self, blocks: usize) -> Left {
-        self.inner.healing.blocks_left.fetch_add(blocks as u64, Ordering::Relaxed);
-        Left(self.inner.healing.clone(), blocks as u64)
+    fn progress(&self, target: Target, seats: usize) -> Progress {
+        Progress { counters: self.inner.healing.clone(), target, seats }
     }
 
     /// Gives the seats the shards they lack. A seat whose peer does not take them, or cannot make them durable, is
@@ -129,16 +140,19 @@ impl Volume {
         let mut seats: BTreeSet<(u8, PeerTag)> = seats.iter().copied().collect();
         let mut rebuilt = 0;
         let mut unreadable = 0;
+        let progress = self.progress(target, seats.len());
         for _ in 0..ROUNDS {
             let blocks = self.blocks_of(target.group);
-            let mut left = self.left(blocks.len());
             let before = rebuilt;
             unreadable = 0;
             for batch in blocks.chunks(ASKED_AT_ONCE) {
                 let lacking = self.lacking_of(target, batch, &mut seats).await;
-                let (more, lost) = self.rebuild_all(target, lacking, &mut seats).await;
+                batch
+                    .iter()
+                    .filter(|(name, _)| !lacking.contains_key(name))
+                    .for_each(|(_, block)| progress.done(block));
+                let (more, lost) = self.rebuild_all(target, lacking, &mut seats, &progress).await;
                 (rebuilt, unreadable) = (rebuilt + more, unreadable + lost);
-                left.less(batch.len() as u64);
             }
             if seats.is_empty() || (rebuilt == before && unreadable == 0) {
                 break;
@@ -192,9 +206,10 @@ impl Volume {
         target: Target,
         lacking: BTreeMap<BlockName, (Block, Vec<(u8, PeerTag)>)>,
         seats: &mut BTreeSet<(u8, PeerTag)>,
+        progress: &Progress,
     ) -> (usize, usize) {
         let mut lacking = lacking.into_iter();
-        let mut jobs: JoinSet<(usize, Option<Unbuilt>)> = JoinSet::new();
+        let mut jobs: JoinSet<(Block, usize, Option<Unbuilt>)> = JoinSet::new();
         let (mut rebuilt, mut unreadable) = (0, 0);
         loop {
             while jobs.len() < REBUILT_AT_ONCE {
@@ -202,15 +217,18 @@ impl Volume {
                 wanted.retain(|seat| seats.contains(seat));
                 if !wanted.is_empty() {
                     let volume = self.clone();
-                    jobs.spawn(async move { volume.rebuild(target, name, block, wanted).await });
+                    jobs.spawn(async move {
+                        let (stored, unbuilt) = volume.rebuild(target, name, block, wanted).await;
+                        (block, stored, unbuilt)
+                    });
                 }
             }
             match jobs.join_next().await {
                 None => return (rebuilt, unreadable),
-                Some(Ok((stored, unbuilt))) => {
+                Some(Ok((block, stored, unbuilt))) => {
                     rebuilt += stored;
                     match unbuilt {
-                        None => {}
+                        None => progress.done(&block),
                         Some(Unbuilt::Unreadable) => unreadable += 1,
                         Some(Unbuilt::Refused(by)) => {
                             for (slot, peer, why) in by {
@@ -312,16 +330,21 @@ impl Volume {
     async fn verify(&self, target: Target, slot: u8, keeper: PeerTag) -> Outcome {
         for again in [false, true] {
             let mut whole = true;
+            let progress = self.progress(target, 0);
             for batch in self.blocks_of(target.group).chunks(ASKED_AT_ONCE) {
                 let ids = batch.iter().map(|(name, _)| target.shard(*name, slot)).collect();
                 match self.lacking_at(keeper, ids, true).await {
-                    Ok(missing) => whole &= missing.is_empty(),
+                    Ok(missing) => {
+                        whole &= missing.is_empty();
+                        batch.iter().for_each(|(_, block)| progress.done(block));
+                    }
                     Err(why) => {
                         tracing::warn!(group = %target.group, peer = %keeper, %why, "a participant could not be verified");
                         return Outcome::Failed;
                     }
                 }
             }
+            drop(progress);
             if whole {
                 let durable = self.sync_store(keeper).await.is_ok();
                 return if durable { Outcome::Done { filled: Vec::new() } } else { Outcome::Failed };
@@ -340,7 +363,6 @@ impl Volume {
             return Outcome::Done { filled: Vec::new() };
         };
         let blocks = self.blocks_of(target.group);
-        let mut left = self.left(blocks.len());
         let mut whole = true;
         for batch in blocks.chunks(MOVED_AT_ONCE) {
             let Some(wanted) = self.reshaped(target.group, batch) else {
@@ -372,7 +394,6 @@ impl Volume {
             if self.sync_shards().await.is_err() || self.relocate(target.group, moved).await.is_err() {
                 return Outcome::Failed;
             }
-            left.less(batch.len() as u64);
         }
         if whole { Outcome::Done { filled: Vec::new() } } else { Outcome::Failed }
     }

@@ -1,7 +1,8 @@
 //! One question and its answer, on a stream of their own: a header, then raw bytes whose number the header says.
 
 use super::{MAX_HEADER_BYTES, MAX_REASON, Message, WireError, malformed, short};
-use crate::id::{BlockName, PeerTag};
+use crate::group::{ANNOUNCED, Done};
+use crate::id::{BlockName, GroupId, PeerTag};
 use crate::namespace::BLOCK_BYTES;
 use crate::policy::{Geometry, MAX_SHARDS};
 use crate::volume::ports::{Shard, ShardError, ShardId, StoreUsage};
@@ -116,7 +117,7 @@ pub struct PeerStats {
 }
 
 /// What a peer does for its shards and its groups, since its start where nothing else is said.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct PeerUpkeep {
     /// Shards it rebuilt, here and elsewhere, and their bytes.
     pub shards_rebuilt: u64,
@@ -137,6 +138,8 @@ pub struct PeerUpkeep {
     pub set_aside: u64,
     /// Volumes of its store that were found cut short or damaged when it started.
     pub damaged_volumes: u64,
+    /// The groups that it is at work on, [`ANNOUNCED`] at most, and what of each is done.
+    pub under_way: Vec<(GroupId, Done)>,
 }
 
 /// Why a request was not done.
@@ -288,8 +291,9 @@ impl Message for Response {
             | Response::Stats(_)
             | Response::Snapshot { .. }
             | Response::Done
-            | Response::Error(_)
-            | Response::Upkeep(_) => Ok(()),
+            | Response::Error(_) => Ok(()),
+            Response::Upkeep(upkeep) if upkeep.under_way.len() > ANNOUNCED => Err(malformed("too many groups")),
+            Response::Upkeep(_) => Ok(()),
         }
     }
 }
@@ -349,6 +353,7 @@ mod tests {
             rot_mended: 9,
             set_aside: 10,
             damaged_volumes: 11,
+            under_way: vec![(GroupId(12), Done { blocks: 13, bytes: 14 })],
         };
         let responses = [
             (Response::Stored, "0100".to_owned()),
@@ -358,7 +363,7 @@ mod tests {
             (Response::Snapshot { chunks: 300 }, "0104ac02".into()),
             (Response::Done, "0105".into()),
             (Response::Lacking { count: 300 }, "0107ac02".into()),
-            (Response::Upkeep(upkeep), "01080102030405010708090a0b".into()),
+            (Response::Upkeep(upkeep), "01080102030405010708090a0b010c0d0e".into()),
             (Response::Error(Failure::Missing), "010600".into()),
             (Response::Error(Failure::Damaged("rot".into())), "01060103726f74".into()),
             (Response::Error(Failure::Full), "010602".into()),

@@ -1,7 +1,7 @@
 //! The commands that look after a share: who may be stopped, who is taken off, who leaves, who is away for a while.
 
 use crate::harness::{BOUND, Cluster, PATIENCE, Ran, ends_within, run, tree};
-use crate::healing::{HEALED, all_goldilocks, groups, id, impatient, mounted, same, seated};
+use crate::healing::{HEALED, all_goldilocks, groups, id, impatient, mounted, same, seated, start};
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -166,6 +166,43 @@ fn repair_is_watched_until_nothing_is_left_to_do() {
     let rebuilt = healing["bytes_rebuilt"].as_u64().unwrap();
     assert!(rebuilt >= 8 << 20, "eight blocks of a MiB had lost a copy: {healing}");
     assert!(cluster.run(0, &["status"]).ok().contains("Nothing is left to heal."));
+}
+
+#[test]
+fn how_far_repair_is_how_fast_it_goes_and_how_long_it_takes_is_seen_while_it_goes_on() {
+    let mut cluster = Cluster::loopback(3);
+    for i in 0..3 {
+        start(&mut cluster, i);
+        cluster.stop(i);
+        // A block is read and stored: some 12 seconds for all of it.
+        cluster.configure(i, "repair_bandwidth = '4 MiB'");
+        cluster.serve(i);
+    }
+    cluster.all_in_sight();
+    mounted(&mut cluster, "replicate:2");
+    let size = 24 << 20;
+    fs::write(cluster.path(0).join("file"), tree::noise(39, size)).unwrap();
+    let dead = *holders(&cluster, 3).last().unwrap();
+    cluster.kill(dead);
+    cluster.wait_until(BOUND, "it is known dead", |c| !c.sees_alive(0, dead));
+    let watching = cluster.shoal(0, &["repair", "--watch"]).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut left, mut timed) = (Vec::new(), 0);
+    cluster.wait_until(HEALED, "it is made up for", |c| {
+        let status = c.status(0);
+        let healing = &status["healing"];
+        left.push(healing["bytes"].as_u64().unwrap());
+        let pace = healing["bytes_per_second"].as_u64().unwrap();
+        timed += usize::from(left.last() > Some(&0) && pace > 0 && healing["seconds_left"].as_u64() > Some(0));
+        all_goldilocks(c, 0)
+    });
+    left.dedup();
+    let on_the_way = left.iter().filter(|bytes| (1..size as u64).contains(*bytes)).count();
+    assert!(on_the_way >= 4, "one group of 24 blocks, and what is left of it goes down step by step: {left:?}");
+    assert!(timed >= 2, "a pace and a time were told {timed} times");
+    let said = watching.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("/s, about ") && said.contains(" of 24)"), "{said}");
+    assert!(said.ends_with("Nothing is left to heal.\n"), "{said}");
 }
 
 #[test]

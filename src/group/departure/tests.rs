@@ -77,7 +77,7 @@ fn a_machine_that_leaves_has_handed_over_when_the_others_are_as_well_off() {
     let mut w = World::new(7, quick());
     let groups = [w.rs(&[0, 1, 2, 3, 4, 5]), copies(&mut w, &[0]), copies(&mut w, &[0, 1])];
     let me = w.tag(0);
-    let left = |w: &World| handing_over(&w.namespace, &w.candidates, me, false);
+    let left = |w: &World| handing_over(&w.namespace, &w.candidates, &UnderWay::new(), me, false);
     assert_eq!((left(&w).groups, left(&w).blocks, left(&w).bytes), (3, 3, 250 + 1000 + 1000));
     w.change(me, Change::SetStanding { peer: me, standing: Standing { leaving: true, ..Standing::default() } });
     w.pass(30);
@@ -93,10 +93,10 @@ fn with_too_few_machines_for_its_slot_it_may_go_as_soon_as_all_can_be_read_witho
     let mut w = World::new(6, quick());
     w.rs(&[0, 1, 2, 3, 4, 5]);
     // No second slot on one machine would make the other five survive more.
-    assert_eq!(handing_over(&w.namespace, &w.candidates, w.tag(0), false), HandingOver::default());
+    assert_eq!(handing_over(&w.namespace, &w.candidates, &UnderWay::new(), w.tag(0), false), HandingOver::default());
     w.alive(4, false);
     w.alive(5, false);
-    assert_eq!(handing_over(&w.namespace, &w.candidates, w.tag(0), false).groups, 1);
+    assert_eq!(handing_over(&w.namespace, &w.candidates, &UnderWay::new(), w.tag(0), false).groups, 1);
 }
 
 #[test]
@@ -104,6 +104,6 @@ fn what_nobody_can_take_is_not_waited_for_where_its_loss_is_accepted() {
     let mut w = World::new(2, quick());
     copies(&mut w, &[0]);
     w.candidates[1].free = 0;
-    assert_eq!(handing_over(&w.namespace, &w.candidates, w.tag(0), false).groups, 1);
-    assert_eq!(handing_over(&w.namespace, &w.candidates, w.tag(0), true).groups, 0);
+    assert_eq!(handing_over(&w.namespace, &w.candidates, &UnderWay::new(), w.tag(0), false).groups, 1);
+    assert_eq!(handing_over(&w.namespace, &w.candidates, &UnderWay::new(), w.tag(0), true).groups, 0);
 }

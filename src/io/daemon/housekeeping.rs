@@ -2,7 +2,7 @@
 //! are in `group::custody`; here they are applied to a real store, round after round, so that no lost message stays lost.
 
 use super::{Daemon, Host, scrub};
-use crate::group::{self, Comparison, Custody, Findings, KEPT_FOR, Unsettled};
+use crate::group::{self, ANNOUNCED, Comparison, Custody, Findings, KEPT_FOR, Unsettled};
 use crate::id::GroupId;
 use crate::namespace::VersionVector;
 use crate::peer::Event;
@@ -110,6 +110,8 @@ impl Household {
             rot_mended: read(&self.rot_mended),
             set_aside: host.store().set_aside(),
             damaged_volumes: host.store().damaged_volumes(),
+            under_way: healing
+                .map_or_else(Vec::new, |healing| healing.under_way().into_iter().take(ANNOUNCED).collect()),
         }
     }
 }

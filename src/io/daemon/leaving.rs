@@ -2,7 +2,8 @@
 //! be switched off, and announcing that one is away for a while.
 
 use super::Daemon;
-use crate::group::{self, HandingOver, Loss};
+use super::looking_after::under_way;
+use crate::group::{self, HandingOver, Loss, UnderWay};
 use crate::id::PeerTag;
 use crate::io::control::{CanStopReport, ControlReply, EvictReport, LeaveReport, ProgressSink};
 use crate::namespace::{Change, Namespace, Standing};
@@ -114,7 +115,7 @@ impl Daemon {
             if progress.is_abandoned() {
                 return Ok(ControlReply::Done);
             }
-            let left = self.handing_over();
+            let left = self.handing_over(&under_way(&self.upkeeps().await));
             most = left.blocks.max(most);
             let text = match left.blocks {
                 0 => self.farewell(),
@@ -160,9 +161,9 @@ impl Daemon {
         group::stranded(&self.host.namespace(), &self.host.candidates(), self.host.me())
     }
 
-    fn handing_over(&self) -> HandingOver {
+    fn handing_over(&self, under_way: &UnderWay) -> HandingOver {
         let accepted = self.parting.accept_loss.load(Ordering::Relaxed);
-        group::handing_over(&self.host.namespace(), &self.host.candidates(), self.host.me(), accepted)
+        group::handing_over(&self.host.namespace(), &self.host.candidates(), under_way, self.host.me(), accepted)
     }
 
     async fn set_standing(&self, set: impl Fn(&mut Standing) + Send + Sync) -> Result<(), String> {
@@ -186,7 +187,7 @@ impl Daemon {
     async fn part(&self) -> Result<(), String> {
         // What people wrote here is stored and named before nobody hears this machine any more.
         self.let_go_of_all().await?;
-        let left = self.handing_over();
+        let left = self.handing_over(&UnderWay::new());
         if left.groups > 0 {
             return Err(format!("{} blocks more are to be handed over", left.blocks));
         }
@@ -221,7 +222,7 @@ pub async fn watch_for_leaving(daemon: Weak<Daemon>) {
         // What one that is away has of this machine's, or wrote with shards here, must come to the others first.
         let heard = || this.host.with_core(|core, _| core.hears_everyone_for()) >= CALM;
         let may_go = || this.parting.accept_loss.load(Ordering::Relaxed) || heard();
-        let ready = this.is_leaving() && may_go() && this.handing_over().groups == 0;
+        let ready = this.is_leaving() && may_go() && this.handing_over(&UnderWay::new()).groups == 0;
         if !ready {
             nothing_left = None;
             continue;

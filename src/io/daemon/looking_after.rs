@@ -1,7 +1,7 @@
 //! How the whole share is looked after, for people: healing and scrubs over all peers, in figures and while they go on.
 
 use super::{Daemon, report};
-use crate::group::{self, Backlog};
+use crate::group::{self, Backlog, Done, UnderWay};
 use crate::id::PeerTag;
 use crate::io::control::{HealingReport, ProgressSink, ScrubReport, ScrubbedPeer};
 use crate::volume::ports::Control;
@@ -46,12 +46,9 @@ impl Daemon {
         self.ask_each(peers, Request::Hurry(haste)).await;
     }
 
-    fn backlog(&self) -> Backlog {
-        group::backlog(&self.host.namespace(), &self.host.candidates(), self.host.now())
-    }
-
     pub(super) fn healing_report(&self, upkeeps: &Upkeeps) -> HealingReport {
-        let Backlog { groups, blocks, bytes } = self.backlog();
+        let Backlog { groups, blocks, bytes } =
+            group::backlog(&self.host.namespace(), &self.host.candidates(), &under_way(upkeeps), self.host.now());
         let sum = |of: fn(&PeerUpkeep) -> u64| upkeeps.values().map(of).sum::<u64>();
         let bytes_per_second = sum(|one| one.bytes_per_second);
         let (counts, blocks_unreadable) = report::states(&self.host);
@@ -104,6 +101,16 @@ impl Daemon {
         }
         scrub_report(&self.upkeeps().await)
     }
+}
+
+/// What all peers together have done of the work under way. Of two at one group the one that is farther counts.
+pub fn under_way(upkeeps: &Upkeeps) -> UnderWay {
+    let mut all = UnderWay::new();
+    for (group, done) in upkeeps.values().flat_map(|one| &one.under_way) {
+        let most = all.entry(*group).or_default();
+        *most = Done { blocks: most.blocks.max(done.blocks), bytes: most.bytes.max(done.bytes) };
+    }
+    all
 }
 
 /// How far peers are that were asked to read every shard.

@@ -4,6 +4,7 @@ use super::*;
 use crate::group::{Outcome, Work};
 use crate::id::{GroupId, PeerTag};
 use crate::namespace::Change;
+use crate::policy::Geometry;
 use std::sync::atomic::Ordering;
 
 /// A share with a file under a policy, and its group.
@@ -275,5 +276,31 @@ fn encoding_a_group_anew_keeps_to_the_bandwidth_with_all_that_it_stores() {
         // A block's two data shards are read, and six shards of a quarter of it stored.
         let moved = 5 * (MIB + 6 * MIB / 4);
         assert!(started.elapsed() >= least(moved, MIB + 6 * MIB / 4), "{moved} bytes in {:?}", started.elapsed());
+    });
+}
+
+#[test]
+fn how_far_work_is_can_be_seen_while_it_goes_on() {
+    run(async {
+        let kept = kept(8, "rs:4+2").await;
+        let recruits = kept.outsiders();
+        [1, 5].into_iter().for_each(|slot| kept.share.fault(kept.seats[slot], Fault::Dead));
+        let leader = kept.share.volume_with(kept.place_of(kept.seats[0]), paced());
+        let work = Work::Fill { group: kept.group, seats: vec![(1, recruits[0]), (5, recruits[1])] };
+        let working = tokio::spawn({
+            let leader = leader.clone();
+            async move { leader.work(&work).await }
+        });
+        let mut seen = Vec::new();
+        while !working.is_finished() {
+            seen.extend(leader.healing().under_way().get(&kept.group).copied());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert!(matches!(working.await.unwrap(), Outcome::Done { .. }));
+        assert!(seen.is_sorted_by_key(|done| (done.blocks, done.bytes)));
+        let whole = 2 * Geometry { data: 4, parity: 2 }.shard_bytes(MIB) as u64;
+        let part = seen.iter().find(|done| (1..kept.blocks()).contains(&done.blocks)).expect("it was seen on its way");
+        assert!(part.bytes > 0 && part.bytes <= part.blocks * whole, "{part:?}");
+        assert!(leader.healing().under_way().is_empty(), "what is over is told by the seats");
     });
 }
