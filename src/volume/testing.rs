@@ -29,6 +29,19 @@ pub enum Fault {
     Slow(Duration),
 }
 
+/// What each peer holds.
+pub type Stores = BTreeMap<PeerTag, Vec<ShardId>>;
+
+/// Finds out for a peer who else holds shards of a block. The stores are those of the peers that answer.
+pub type Ask = fn(PeerTag, BlockName, &Stores) -> Vec<(PeerTag, ShardId)>;
+
+/// Everybody's answer, whoever would really be asked.
+fn told(me: PeerTag, block: BlockName, stores: &Stores) -> Vec<(PeerTag, ShardId)> {
+    let others = stores.iter().filter(|(peer, _)| **peer != me);
+    let held = others.flat_map(|(peer, shards)| shards.iter().map(move |id| (*peer, *id)));
+    held.filter(|(_, id)| id.block == block).collect()
+}
+
 /// A share of some peers, all in this process.
 #[derive(Clone)]
 pub struct Share {
@@ -46,6 +59,8 @@ struct Shared {
     settled: AtomicU64,
     searches: AtomicU64,
     suspected: Mutex<BTreeSet<(PeerTag, ShardId)>>,
+    /// How peers search; `None`: they are told.
+    asking: Mutex<Option<Ask>>,
 }
 
 #[derive(Default)]
@@ -74,6 +89,7 @@ impl Share {
             settled: AtomicU64::new(0),
             searches: AtomicU64::new(0),
             suspected: Mutex::default(),
+            asking: Mutex::default(),
         };
         Share { shared: Arc::new(shared) }
     }
@@ -149,6 +165,11 @@ impl Share {
 
     pub fn fault(&self, peer: PeerTag, fault: Fault) {
         *self.peer(peer).fault.lock() = fault;
+    }
+
+    /// From now on peers search like this.
+    pub fn search_by(&self, ask: Ask) {
+        *self.shared.asking.lock() = Some(ask);
     }
 
     /// What the others hear that a peer could still take.
@@ -346,10 +367,13 @@ impl Control for End {
 
     fn search(&self, block: BlockName) -> BoxFuture<'_, Vec<(PeerTag, ShardId)>> {
         self.share.shared.searches.fetch_add(1, Ordering::Relaxed);
-        let answers = |peer: &PeerTag| *self.share.peer(*peer).fault.lock() == Fault::None;
-        let peers = self.share.peers().into_iter().filter(|peer| *peer != self.me && answers(peer));
-        let found = peers.flat_map(|peer| self.share.holding(peer, block).into_iter().map(move |id| (peer, id)));
-        let found = found.collect();
+        let there = |peer: &PeerTag| *peer == self.me || *self.share.peer(*peer).fault.lock() == Fault::None;
+        let peers = self.share.peers().into_iter().filter(there);
+        let stores = peers.map(|peer| (peer, self.share.peer(peer).shards.lock().keys().copied().collect())).collect();
+        let found = match *self.share.shared.asking.lock() {
+            Some(ask) => ask(self.me, block, &stores),
+            None => told(self.me, block, &stores),
+        };
         Box::pin(async move { found })
     }
 

@@ -1,5 +1,6 @@
 //! The content path over a share in memory.
 
+mod asking;
 mod faults;
 mod files;
 mod healing;

@@ -5,10 +5,17 @@ use crate::group::{Outcome, Work};
 use crate::id::PeerTag;
 use crate::namespace::Change;
 
+/// A share whose peers search as the real ones do.
+fn searching(peers: u8) -> Share {
+    let share = Share::new(peers);
+    share.search_by(super::asking::ask_around);
+    share
+}
+
 #[test]
 fn a_peer_whose_records_are_out_of_date_reads_what_has_moved() {
     run(async {
-        let share = Share::new(9);
+        let share = searching(9);
         let ino = share.create(0, "file", policy("rs:4+2"));
         let data = noise(5, 3 * MIB + 9000);
         store(&share.volume(0), ino, &data).await.unwrap();
@@ -43,7 +50,7 @@ fn a_peer_whose_records_are_out_of_date_reads_what_has_moved() {
 fn shards_that_no_record_leads_to_are_found_by_a_search() {
     run(async {
         for kept in ["rs:4+2", "replicate:2"] {
-            let share = Share::new(9);
+            let share = searching(9);
             let ino = share.create(0, "file", policy(kept));
             let data = noise(3, 2 * MIB + 9000);
             store(&share.volume(0), ino, &data).await.unwrap();
@@ -67,7 +74,7 @@ fn shards_that_no_record_leads_to_are_found_by_a_search() {
 #[test]
 fn a_search_helps_before_silent_participants_have_used_up_the_deadline() {
     run(async {
-        let share = Share::new(6);
+        let share = searching(6);
         let ino = share.create(0, "file", policy("replicate:2"));
         let data = noise(4, MIB);
         store(&share.volume(0), ino, &data).await.unwrap();
