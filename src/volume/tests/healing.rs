@@ -100,9 +100,13 @@ fn two_lost_participants_cost_one_reading_of_k() {
         lost.iter().for_each(|peer| kept.share.fault(*peer, Fault::Dead));
         let leader = kept.leader(&lost);
         let seats = vec![(1, recruits[0]), (5, recruits[1])];
+        let asked = kept.share.gets();
         let outcome = leader.work(&Work::Fill { group: kept.group, seats: seats.clone() }).await;
         assert_eq!(outcome, Outcome::Done { filled: seats.clone() });
-        assert_eq!(moved(&leader), (4 * kept.blocks(), 2 * kept.blocks()));
+        let (read, rebuilt) = moved(&leader);
+        assert_eq!((read, rebuilt), (4 * kept.blocks(), 2 * kept.blocks()));
+        let asked = kept.share.gets() - asked;
+        assert!(asked <= read * 105 / 100, "{asked} shards were asked for, {read} are needed");
         kept.seat(&seats);
         kept.is_read_without(&[lost[0], lost[1], kept.seats[0], kept.seats[2]]).await;
     });
