@@ -405,6 +405,70 @@ fn slots_move_from_the_fullest_to_the_emptiest_until_they_are_about_even() {
     assert!(moved <= 40, "{moved} moves");
 }
 
+/// Nine peers in three subnets, and a group with two of its slots in each.
+fn three_subnets() -> (World, GroupId) {
+    let mut w = World::new(9, quick());
+    for (n, one) in w.candidates.iter_mut().enumerate() {
+        one.address = format!("10.0.{}.{n}", n % 3).parse().ok();
+    }
+    let group = w.rs(&[0, 1, 2, 3, 4, 5]);
+    assert_eq!(w.in_subnets(group), [2, 2, 2]);
+    (w, group)
+}
+
+impl World {
+    /// Slots of a group with a live participant, by their first participant's subnet.
+    fn in_subnets(&self, group: GroupId) -> [usize; 3] {
+        let mut counts = [0; 3];
+        for slot in &self.namespace.group(group).expect("it is there").slots {
+            let live = slot.iter().filter_map(|seat| self.candidates.iter().position(|one| one.peer == seat.peer));
+            if let Some(n) = live.into_iter().find(|n| self.candidates[*n].alive) {
+                counts[n % 3] += 1;
+            }
+        }
+        counts
+    }
+}
+
+#[test]
+fn who_is_recruited_keeps_a_group_spread_over_the_subnets() {
+    for dead in 0..6 {
+        let (mut w, group) = three_subnets();
+        w.alive(dead, false);
+        w.pass(30);
+        assert_eq!((w.state(group), w.in_subnets(group)), (State::Goldilocks, [2, 2, 2]), "without {dead}");
+    }
+}
+
+#[test]
+fn who_stays_in_a_hot_slot_keeps_a_group_spread_over_the_subnets() {
+    let (mut w, group) = three_subnets();
+    // With nobody left in its subnet to be recruited, another takes its slot, until it is back.
+    w.alive(7, false);
+    w.alive(1, false);
+    w.pass(12);
+    assert_eq!(w.in_subnets(group)[1], 1);
+    w.alive(1, true);
+    assert_eq!(w.state(group), State::Hot);
+    w.pass(30);
+    assert_eq!((w.state(group), w.in_subnets(group)), (State::Goldilocks, [2, 2, 2]));
+    assert_eq!(w.seats(group, 1), [w.tag(1)]);
+}
+
+#[test]
+fn slots_move_to_an_emptier_disk_only_within_their_subnet() {
+    let (mut w, group) = three_subnets();
+    w.candidates[0].stored = 90 << 30;
+    w.candidates.iter_mut().skip(1).for_each(|one| one.stored = 10 << 30);
+    w.candidates[7].stored = 0;
+    w.pass(60);
+    assert_eq!(w.acts, [], "the emptiest is in another subnet");
+    (w.candidates[7].stored, w.candidates[6].stored) = (10 << 30, 0);
+    w.pass(60);
+    assert_eq!((w.state(group), w.in_subnets(group)), (State::Goldilocks, [2, 2, 2]));
+    assert_eq!(w.seats(group, 0), [w.tag(6)]);
+}
+
 #[test]
 fn an_emptied_peers_seats_count_for_nothing_and_are_filled_again() {
     let mut w = World::new(6, quick());
