@@ -38,6 +38,8 @@ pub struct Without {
     pub lost: Loss,
     /// All that cannot be read then, whoever sits there.
     pub unreadable: Loss,
+    /// What of that can be read as long as they are there.
+    pub caused: Loss,
     /// Any so many machines more may be lost then; `None`: something cannot be read.
     pub survives: Option<u32>,
     /// The same, once the others are whole again by themselves.
@@ -47,11 +49,17 @@ pub struct Without {
 /// What the share is with these peers gone: of those that are alive now, only the others count.
 pub fn without(namespace: &Namespace, alive: &BTreeSet<PeerTag>, gone: &BTreeSet<PeerTag>) -> Without {
     let left: BTreeSet<PeerTag> = alive.difference(gone).copied().collect();
-    let (mut lost, mut unreadable) = (BTreeSet::new(), BTreeSet::new());
+    let (mut lost, mut unreadable, mut caused) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for (id, group) in namespace.groups().filter(|(_, group)| group.blocks > 0) {
-        let slots = super::state::live_slots(group, |peer| left.contains(&peer));
-        if losses_now(&slots, group.geometry.data).is_none() {
+        let is_read_by = |peers: &BTreeSet<PeerTag>| {
+            let slots = super::state::live_slots(group, |peer| peers.contains(&peer));
+            losses_now(&slots, group.geometry.data).is_some()
+        };
+        if !is_read_by(&left) {
             unreadable.insert(id);
+            if is_read_by(alive) {
+                caused.insert(id);
+            }
             if group.slots.iter().flatten().any(|seat| gone.contains(&seat.peer)) {
                 lost.insert(id);
             }
@@ -61,6 +69,7 @@ pub fn without(namespace: &Namespace, alive: &BTreeSet<PeerTag>, gone: &BTreeSet
     Without {
         lost: Loss::of(namespace, &lost),
         unreadable: Loss::of(namespace, &unreadable),
+        caused: Loss::of(namespace, &caused),
         survives: survival.now,
         survives_healed: survival.healed,
     }

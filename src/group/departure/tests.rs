@@ -41,6 +41,9 @@ fn without_some_machines_the_rest_survives_so_much_or_lacks_so_much() {
     let alive = set(&w, &[1, 2, 3, 4, 5]);
     let found = without(&w.namespace, &alive, &set(&w, &[1]));
     assert_eq!((pair(found.unreadable), pair(found.lost)), ((1, 1), (0, 0)));
+    assert_eq!(pair(found.caused), (0, 0));
+    let found = without(&w.namespace, &alive, &set(&w, &[1, 2]));
+    assert_eq!((pair(found.unreadable), pair(found.caused)), ((2, 2), (1, 1)), "the copies are gone already");
 }
 
 #[test]

@@ -225,6 +225,9 @@ pub struct CanStopReport {
     /// Files and blocks that cannot be read then.
     pub files_unreadable: u64,
     pub blocks_unreadable: u64,
+    /// Those of them that can be read as long as these machines are there.
+    pub files_cut_off: u64,
+    pub blocks_cut_off: u64,
     /// Any so many machines more may be lost then, and everything can be read; none: it cannot.
     pub survives: Option<u32>,
     /// The same, once the others are whole again by themselves.

@@ -61,6 +61,8 @@ impl Daemon {
             readable: found.unreadable.is_none(),
             files_unreadable: found.unreadable.files,
             blocks_unreadable: found.unreadable.blocks,
+            files_cut_off: found.caused.files,
+            blocks_cut_off: found.caused.blocks,
             survives: found.survives,
             survives_healed: found.survives_healed,
         })
