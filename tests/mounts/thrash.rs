@@ -18,8 +18,10 @@ use std::time::{Duration, Instant};
 /// Machines at the beginning: two more than `rs:4+2` has slots, so that groups heal while two are away.
 const FOUNDERS: usize = 8;
 
-/// Machines that come later.
-const SPARE: usize = 1;
+/// Machines that come later: so many, and one more for each of these, up to so many.
+const SPARE: usize = 2;
+const ANOTHER: Duration = Duration::from_secs(180);
+const MOST_SPARE: usize = 5;
 
 /// The losses that all policies of the test survive.
 const AT_ONCE: usize = 2;
@@ -63,6 +65,10 @@ struct Down {
 struct Thrasher {
     cluster: Cluster,
     machines: usize,
+    /// Machines in the end.
+    at_last: usize,
+    /// The most memory that each took, over all its processes, in KiB.
+    peaks: BTreeMap<usize, u64>,
     down: BTreeMap<usize, Down>,
     /// Machines whose disks were wiped, and from when on their groups' states can be believed.
     emptied: BTreeMap<usize, Instant>,
@@ -108,7 +114,8 @@ fn a_share_that_is_thrashed_is_well_again_and_has_lost_nothing() {
 
 impl Thrasher {
     fn new(seed: u64, time: Duration) -> Thrasher {
-        let machines = FOUNDERS + SPARE;
+        let more = (time.as_secs() / ANOTHER.as_secs()) as usize;
+        let machines = FOUNDERS + (SPARE + more).min(MOST_SPARE);
         let mut cluster = Cluster::namespaces(machines, 1);
         cluster.takes_longer(time);
         for i in 0..FOUNDERS {
@@ -124,6 +131,8 @@ impl Thrasher {
         Thrasher {
             cluster,
             machines: FOUNDERS,
+            at_last: machines,
+            peaks: BTreeMap::new(),
             down: BTreeMap::new(),
             emptied: BTreeMap::new(),
             hands: Arc::new(Hands::new(machines)),
@@ -141,7 +150,7 @@ impl Thrasher {
             if next.is_empty() {
                 next = self.chance.some(FAULTS.to_vec(), FAULTS.len());
             }
-            if next.last() == Some(&Fault::Add) && self.machines == FOUNDERS + SPARE {
+            if next.last() == Some(&Fault::Add) && self.machines == self.at_last {
                 next.pop();
             } else if self.may_lose_one()
                 && let Some(fault) = next.pop()
@@ -163,6 +172,7 @@ impl Thrasher {
         let victim = up[self.chance.below(up.len())];
         println!("{fault:?}: machine {victim}");
         self.hands.touch(victim);
+        self.note_peak(victim);
         let mut until = Instant::now() + self.chance.up_to(DOWN);
         match fault {
             Fault::Kill => self.cluster.kill(victim),
@@ -182,6 +192,13 @@ impl Thrasher {
             Fault::Add => {}
         }
         self.down.insert(victim, Down { fault, until });
+    }
+
+    /// Takes note of what a machine's process has taken so far: another one begins anew.
+    fn note_peak(&mut self, machine: usize) {
+        let peak = memory_kib(self.cluster.pid(machine), "VmHWM:");
+        let most = self.peaks.entry(machine).or_default();
+        *most = peak.max(*most);
     }
 
     fn undo_due(&mut self) {
@@ -256,7 +273,8 @@ impl Thrasher {
             failures.extend(files.check(mount));
         }
         for i in 0..self.machines {
-            let peak = memory_kib(self.cluster.pid(i), "VmHWM:");
+            self.note_peak(i);
+            let peak = self.peaks[&i];
             if peak > MEMORY_KIB {
                 failures.push(format!("machine {i} took {peak} KiB at its peak"));
             }
