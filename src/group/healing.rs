@@ -9,6 +9,7 @@
 //! A participant that shares its slot with a better placed one gives its seat up by itself, after it has made sure
 //! that the other holds everything. Nothing here drops a shard: what may go follows from the seats.
 
+use super::custody::slots_of;
 use super::plan::{Need, Surroundings, fullness, gives_up, live_slots, need};
 use super::survival::losses_now;
 use crate::id::{GroupId, PeerTag};
@@ -343,6 +344,15 @@ impl Healing {
         line.iter().position(|peer| *peer == self.me)
     }
 
+    /// This peer as if it held no more than its seats say.
+    fn as_owed(&self, namespace: &Namespace, one: &Candidate) -> Candidate {
+        let in_slot = |(id, group): (GroupId, &Group)| {
+            slots_of(group, self.me).count() as u64 * slot_bytes(namespace, id, group.geometry)
+        };
+        let stored = one.stored.min(namespace.groups_of(self.me).map(in_slot).sum());
+        Candidate { stored, free: one.free.saturating_add(one.stored - stored), ..one.clone() }
+    }
+
     /// A slot of the fullest peer for the emptiest, when nothing else is to do and this peer is the fullest. As
     /// little as possible: one group at a time, and only while the difference is large.
     fn even_out(&self, namespace: &Namespace, around: &Surroundings, candidates: &[Candidate]) -> Option<Work> {
@@ -352,7 +362,10 @@ impl Healing {
         let known = || candidates.iter().filter(|one| one.alive && !one.leaving && one.free != u64::MAX);
         let fullest = known().max_by_key(|one| (fullness(one), one.peer)).filter(|one| one.peer == self.me)?;
         let emptiest = known().min_by_key(|one| (fullness(one), one.peer))?;
-        if fullness(fullest) < fullness(emptiest) + self.settings.uneven {
+        let uneven = |one: &Candidate| fullness(one) >= fullness(emptiest) + self.settings.uneven;
+        // What it has given up lies there for a while yet: then the seats say what it really keeps.
+        let fullest = Some(fullest).filter(|one| uneven(one)).map(|one| self.as_owed(namespace, one))?;
+        if !uneven(&fullest) {
             return None;
         }
         namespace.groups_of(self.me).filter(|(_, group)| group.blocks > 0).find_map(|(group, record)| {
@@ -366,7 +379,8 @@ impl Healing {
                 free: emptiest.free.saturating_sub(bytes),
                 ..emptiest.clone()
             };
-            let fits = bytes < emptiest.free && fullness(&after) <= fullness(fullest);
+            let eased = fullness(&after) + self.settings.uneven / 2 <= fullness(&fullest);
+            let fits = bytes < emptiest.free && eased;
             let better = outsider && fits && around.places_no_worse(emptiest.peer, self.me, slot, &slots);
             better.then(|| Work::Fill { group, seats: vec![(slot as u8, emptiest.peer)] })
         })
