@@ -11,7 +11,7 @@ use std::time::Duration;
 pub const HEALED: Duration = Duration::from_secs(60);
 
 /// What nobody needs is kept for a minute after it was last put.
-const FREED: Duration = Duration::from_secs(120);
+pub const FREED: Duration = Duration::from_secs(120);
 
 /// A share whose machines wait only a second for one that is dead, mounted on machine 0.
 pub fn impatient(machines: usize, policy: &str) -> Cluster {

@@ -1,7 +1,7 @@
 //! The commands that look after a share: who may be stopped, who is taken off, who leaves, who is away for a while.
 
 use crate::harness::{BOUND, Cluster, PATIENCE, Ran, ends_within, run, tree};
-use crate::healing::{HEALED, all_goldilocks, groups, id, impatient, mounted, same, seated, start};
+use crate::healing::{FREED, HEALED, all_goldilocks, groups, id, impatient, mounted, same, seated, start};
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -274,4 +274,41 @@ fn a_machine_that_kept_only_its_key_joins_again_as_the_same_peer() {
     assert!(same(&cluster.path(0).join("new"), b"from the one that came back"));
     assert!(same(&mountpoint.join("file"), &content));
     refused(&cluster.try_join(wiped, &ticket), &["already"]);
+}
+
+#[test]
+fn a_machine_whose_maintenance_was_ended_is_made_up_for_again() {
+    let mut cluster = impatient(3, "replicate:2");
+    fs::write(cluster.path(0).join("file"), tree::noise(40, 1 << 20)).unwrap();
+    let away = *holders(&cluster, 3).last().unwrap();
+    cluster.run(away, &["maintenance", "on", "--for", "1h"]).ok();
+    assert!(cluster.run(0, &["status"]).ok().contains("is under maintenance for"));
+    let said = cluster.run(away, &["maintenance", "off"]).ok();
+    assert!(said.contains("Maintenance is over."), "{said}");
+    assert!(!cluster.run(0, &["status"]).ok().contains("maintenance"));
+    cluster.kill(away);
+    cluster.wait_until(BOUND, "it is known dead", |c| !c.sees_alive(0, away));
+    cluster.wait_until(HEALED, "it is made up for", |c| all_goldilocks(c, 0));
+}
+
+#[test]
+fn a_machine_that_was_away_lets_go_of_what_was_deleted_meanwhile() {
+    let mut cluster = Cluster::share(3);
+    mounted(&mut cluster, "replicate:2");
+    let size = 8 << 20;
+    fs::write(cluster.path(0).join("file"), tree::noise(41, size)).unwrap();
+    let away = *holders(&cluster, 3).last().unwrap();
+    cluster.stop(away);
+    fs::remove_file(cluster.path(0).join("file")).unwrap();
+    cluster.restart(away);
+    cluster.all_in_sight();
+    let stored = |c: &Cluster| {
+        let status = c.status(0);
+        (status["peers_answered"] == 3).then(|| status["stored_bytes"].as_u64().unwrap())
+    };
+    assert!(stored(&cluster) >= Some(size as u64), "it came back with its copy");
+    cluster.wait_until(FREED, "all of it is gone", |c| {
+        std::thread::sleep(Duration::from_millis(500));
+        stored(c).is_some_and(|stored| stored < size as u64 / 100)
+    });
 }
