@@ -220,3 +220,30 @@ fn a_full_share_says_so_loses_nothing_and_takes_files_again_when_some_are_delete
         assert!(same(&elsewhere.join(name(i)), &content(i)), "file {i}");
     }
 }
+
+#[test]
+fn a_slot_moves_to_an_empty_disk_that_comes_and_then_all_stay() {
+    let mut cluster = Cluster::loopback(3);
+    (0..3).for_each(|i| small_disk(&cluster, i, 96));
+    (0..2).for_each(|i| start(&mut cluster, i));
+    cluster.all_in_sight();
+    mounted(&mut cluster, "replicate:2");
+    cluster.mount(1);
+    // Each writer has a group of its own, with a third of a disk in each slot.
+    let content = |i: usize| tree::noise(i as u64 + 300, 30 << 20);
+    (0..2).for_each(|i| fs::write(cluster.path(i).join(format!("file-{i}")), content(i)).unwrap());
+    let slots_of = |c: &Cluster, i: usize| {
+        let slots = groups(c, 0).into_iter().flat_map(|group| group["slots"].as_array().unwrap().clone());
+        let seats = slots.flat_map(|slot| slot["participants"].as_array().unwrap().clone());
+        seats.filter(|seat| seat["peer"] == id(c, i)).count()
+    };
+    assert_eq!([0, 1].map(|i| slots_of(&cluster, i)), [2, 2]);
+    start(&mut cluster, 2);
+    cluster.all_in_sight();
+    cluster.wait_until(HEALED, "one slot has moved", |c| slots_of(c, 2) == 1 && all_goldilocks(c, 0));
+    // A second one would only make this disk as full as the fullest.
+    std::thread::sleep(Duration::from_secs(10));
+    assert!(slots_of(&cluster, 2) == 1 && all_goldilocks(&cluster, 0));
+    cluster.kill(0);
+    (0..2).for_each(|i| assert!(same(&cluster.path(1).join(format!("file-{i}")), &content(i)), "file {i}"));
+}
