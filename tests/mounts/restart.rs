@@ -26,6 +26,14 @@ fn a_stopped_share_starts_again_with_everything_in_it() {
 }
 
 #[test]
+fn a_peer_that_still_waits_for_the_others_stops_when_it_is_told_to() {
+    let mut cluster = Cluster::share(2);
+    cluster.kill_all(&[0, 1]);
+    cluster.serve(0);
+    cluster.stop(0);
+}
+
+#[test]
 fn a_background_mount_returns_when_it_answers_and_stops_cleanly() {
     let mut cluster = Cluster::loopback(1);
     cluster.init(0);

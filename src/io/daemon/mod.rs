@@ -331,7 +331,8 @@ impl Daemon {
         self.host.handle(Event::Leaving);
         let checkpoint = self.persistence.checkpoint(&self.host, true).await;
         outcome = outcome.and(checkpoint.map_err(|error| format!("{error:#}")));
-        let _ = self.stopped.send(true);
+        // Also where nobody waits for it yet: a peer that has just started meets the others first.
+        self.stopped.send_replace(true);
         outcome
     }
 
