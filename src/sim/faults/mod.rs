@@ -42,11 +42,20 @@ pub fn run(seed: u64) -> Report {
     run_plan(seed, &plan)
 }
 
-/// Runs a share under these faults.
+/// Runs a share under these faults. A panic is one more thing that must not happen: the run fails, others go on.
 pub fn run_plan(seed: u64, plan: &Plan) -> Report {
-    let mut world = World::new(seed, plan);
-    world.pass(plan.storm);
-    world.calm();
-    world.settle(CALM);
-    world.finish()
+    let whole = std::panic::catch_unwind(|| {
+        let mut world = World::new(seed, plan);
+        world.pass(plan.storm);
+        world.calm();
+        world.settle(CALM);
+        world.finish()
+    });
+    whole.unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+        Report {
+            violations: vec![format!("the run panicked: {}", said.unwrap_or("without a word"))],
+            ..Report::default()
+        }
+    })
 }

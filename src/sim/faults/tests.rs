@@ -24,3 +24,10 @@ fn shares_are_well_again_after_all_faults_at_once() {
 fn the_same_seed_gives_the_same_run() {
     assert_eq!(run(5), run(5));
 }
+
+#[test]
+fn a_run_that_panics_has_failed_and_says_so() {
+    let none = Plan { policies: Vec::new(), ..Plan::new(&mut Chance::new(1)) };
+    let report = run_plan(1, &none);
+    assert!(report.violations.len() == 1 && report.violations[0].starts_with("the run panicked: "), "{report:?}");
+}
