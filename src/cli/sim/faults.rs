@@ -27,6 +27,8 @@ struct Summary {
     written: u64,
     deleted: u64,
     healed: u64,
+    /// Looks at groups amid the faults, when they had to be goldilocks.
+    judged: u64,
     failed: BTreeMap<u64, Vec<String>>,
 }
 
@@ -38,6 +40,7 @@ impl Summary {
         self.written += u64::from(report.written);
         self.deleted += u64::from(report.deleted);
         self.healed += u64::from(report.healed);
+        self.judged += u64::from(report.judged);
         if !report.violations.is_empty() {
             self.failed.insert(seed, report.violations);
         }
@@ -75,13 +78,15 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     } else {
         let faults: Vec<String> = summary.faults.iter().map(|(fault, count)| format!("{count} {fault}")).collect();
         output::print(&format!(
-            "{} runs from seed {}: {}; {} files written, {} deleted, {} pieces of healing; {} runs failed\n",
+            "{} runs from seed {}: {}; {} files written, {} deleted, {} pieces of healing; {} looks at groups amid \
+             it; {} runs failed\n",
             summary.seeds,
             summary.from,
             faults.join(", "),
             summary.written,
             summary.deleted,
             summary.healed,
+            summary.judged,
             summary.failed.len()
         ))?;
     }

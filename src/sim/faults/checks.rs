@@ -1,5 +1,6 @@
 //! What must hold: at all times that no shard is dropped that was needed, and in the end that every acknowledged file
-//! is whole, all groups are goldilocks, all machines agree and no disk holds what nobody needs.
+//! is whole, all groups are goldilocks, all machines agree and no disk holds what nobody needs. What groups must be
+//! meanwhile, [`super::quiet`] says.
 
 use super::Report;
 use super::world::World;

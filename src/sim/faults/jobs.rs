@@ -5,7 +5,7 @@ use super::machine::Open;
 use super::world::{File, GOODBYE, What, World};
 use crate::group::{Outcome, Work, choose};
 use crate::id::{BlockName, GroupId, Ino, PeerTag};
-use crate::namespace::{Change, Extent, Kind, NewBlock, Place, Seen, Source};
+use crate::namespace::{Change, Extent, Group, Kind, NewBlock, Place, Seen, Source};
 use crate::peer::Event;
 use crate::policy::{Geometry, Policy};
 use crate::sim::queue::{between, later};
@@ -298,17 +298,37 @@ impl World<'_> {
         self.machines[n].namespace.group(group).map(|group| group.geometry)
     }
 
-    /// Whether a machine can read a block from the participants of its group.
-    fn reads(&mut self, n: usize, name: BlockName, group: GroupId) -> bool {
-        let Some(record) = self.machines[n].namespace.group(group).cloned() else { return false };
-        let mut slots = 0;
-        for (index, seats) in (0u8..).zip(&record.slots) {
-            let id = ShardId { block: name, geometry: record.geometry, index };
-            let holders: Vec<usize> =
-                seats.iter().filter_map(|seat| self.index(seat.peer)).filter(|at| self.answers(n, *at)).collect();
-            slots += usize::from(holders.into_iter().any(|at| self.machines[at].read(&id)));
+    /// Reads a block from the participants of its group: the shards of k slots. How many were read; `None`: too few.
+    fn reads(&mut self, n: usize, name: BlockName, group: GroupId) -> Option<usize> {
+        let record = self.machines[n].namespace.group(group).cloned()?;
+        let needed = usize::from(record.geometry.data);
+        let mut read = 0;
+        for index in (0u8..).take(record.slots.len()) {
+            if read < needed {
+                read += usize::from(self.reads_slot(n, name, &record, index));
+            }
         }
-        slots >= usize::from(record.geometry.data)
+        (read >= needed).then_some(read)
+    }
+
+    /// Reads the shard of one slot from who has it.
+    fn reads_slot(&mut self, n: usize, block: BlockName, group: &Group, index: u8) -> bool {
+        let seats = group.slots.get(usize::from(index)).into_iter().flatten();
+        let holders: Vec<usize> =
+            seats.filter_map(|seat| self.index(seat.peer)).filter(|at| self.answers(n, *at)).collect();
+        let id = ShardId { block, geometry: group.geometry, index };
+        holders.into_iter().any(|at| self.machines[at].read(&id))
+    }
+
+    /// Reads what gives these slots of a block, as `volume::heal` does: a single one from who has that very shard.
+    fn reads_for(&mut self, n: usize, name: BlockName, group: GroupId, slots: &[u8]) -> Option<usize> {
+        let record = self.machines[n].namespace.group(group).cloned()?;
+        if let [single] = slots
+            && self.reads_slot(n, name, &record, *single)
+        {
+            return Some(1);
+        }
+        self.reads(n, name, group)
     }
 
     /// One round through a group's blocks; the next one finds what has come meanwhile.
@@ -320,22 +340,31 @@ impl World<'_> {
         seats.retain(|(_, peer)| self.index(*peer).is_some_and(|at| self.answers(n, at)));
         let now = self.queue.now();
         let (mut rebuilt, mut unreadable) = (0, 0);
+        let (mut blocks, mut shards) = (0, 0);
         for name in self.blocks_of(n, group) {
-            for (slot, peer) in seats.clone() {
-                let Some(at) = self.index(peer) else { continue };
-                let id = ShardId { block: name, geometry, index: slot };
-                if self.machines[at].store.contains_key(&id) {
-                    continue;
-                }
-                if !self.reads(n, name, group) {
-                    unreadable += 1;
-                } else if self.machines[at].put(id, now) {
+            let shard = |slot| ShardId { block: name, geometry, index: slot };
+            let lacks = |(slot, peer): &(u8, PeerTag)| {
+                self.index(*peer).is_some_and(|at| !self.machines[at].store.contains_key(&shard(*slot)))
+            };
+            let wanted: Vec<(u8, PeerTag)> = seats.iter().copied().filter(lacks).collect();
+            let slots: BTreeSet<u8> = wanted.iter().map(|(slot, _)| *slot).collect();
+            if slots.is_empty() {
+                continue;
+            }
+            let Some(read) = self.reads_for(n, name, group, &Vec::from_iter(slots)) else {
+                unreadable += 1;
+                continue;
+            };
+            (blocks, shards) = (blocks + 1, shards + read);
+            for (slot, peer) in wanted {
+                if self.index(peer).is_some_and(|at| self.machines[at].put(shard(slot), now)) {
                     rebuilt += 1;
                 } else {
                     seats.retain(|seat| *seat != (slot, peer));
                 }
             }
         }
+        self.check_reads(group, geometry, blocks, shards);
         if seats.is_empty() || (tries == 0 && rebuilt == 0 && unreadable > 0) {
             return self.worked(n, work, Outcome::Failed);
         }
@@ -383,7 +412,8 @@ impl World<'_> {
             self.report.healed += u32::from(whole);
             return self.worked(n, work, outcome);
         };
-        let placed = if self.reads(n, name, group) { self.place(n, policy, name, &mut BTreeSet::new()) } else { None };
+        let placed =
+            if self.reads(n, name, group).is_some() { self.place(n, policy, name, &mut BTreeSet::new()) } else { None };
         match placed {
             Some((block, _)) if block.group != group => {
                 self.later_step(n, Job::Relocate { work, to: block.group, name, left, whole });

@@ -1,6 +1,7 @@
 //! Whole shares under all faults at once: machines are killed, cut off, slowed, wiped, filled up, join and leave, and
 //! shards rot, while files are written and deleted. Every machine runs the real peer's core with a namespace of its own;
-//! only the disks and the network are made up. After the faults comes calm, and then everything must be well again.
+//! only the disks and the network are made up. Amid the faults is a lull, in which whoever is down or cut off stays so,
+//! and the others must see to their groups. After the faults comes calm, and then everything must be well again.
 //!
 //! Destruction (a wiped disk, rot) keeps to what the policies survive at once; all else is without bounds.
 
@@ -8,6 +9,7 @@ mod checks;
 mod jobs;
 mod machine;
 mod plan;
+mod quiet;
 #[cfg(test)]
 mod tests;
 mod world;
@@ -28,6 +30,8 @@ pub struct Report {
     pub deleted: u32,
     /// Pieces of healing that succeeded.
     pub healed: u32,
+    /// Looks at groups, of every machine, when nothing had befallen anybody for a while, before the calm.
+    pub judged: u32,
     /// What must not have happened, each with its time.
     pub violations: Vec<String>,
 }
@@ -46,7 +50,7 @@ pub fn run(seed: u64) -> Report {
 pub fn run_plan(seed: u64, plan: &Plan) -> Report {
     let whole = std::panic::catch_unwind(|| {
         let mut world = World::new(seed, plan);
-        world.pass(plan.storm);
+        world.pass(plan.storm + plan.lull);
         world.calm();
         world.settle(CALM);
         world.finish()

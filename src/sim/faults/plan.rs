@@ -1,5 +1,6 @@
 //! What a run is to be like, drawn from its seed.
 
+use super::quiet::PATIENCE;
 use crate::policy::Policy;
 use crate::sim::chance::Chance;
 use std::time::Duration;
@@ -11,6 +12,8 @@ pub struct Plan {
     pub machines: usize,
     /// For how long faults go on.
     pub storm: Duration,
+    /// In the midst of it, nothing else happens for so long.
+    pub lull: Duration,
     /// From one fault to the next, in the mean.
     pub fault_every: Duration,
     /// From one write or deletion to the next, in the mean.
@@ -38,6 +41,8 @@ impl Plan {
             use_every: Duration::from_secs(1 + chance.below(5) as u64),
             policies: chance.some(policies, 2),
             loss: [0.0, 0.01, 0.1][chance.below(3)],
+            // Earlier absences end within a minute.
+            lull: Duration::from_secs(90) + PATIENCE * 2,
             repair_after: Duration::from_secs([0, 5, 20][chance.below(3)]),
             destroyed_at_once: 1,
         }

@@ -4,6 +4,7 @@ use super::Report;
 use super::jobs::Job;
 use super::machine::{Machine, key, record};
 use super::plan::{Fault, Plan};
+use super::quiet::{LOOK, Unrest};
 use crate::group::{self, Findings, HealingSettings, KEPT_FOR};
 use crate::id::{Author, BlockName, GroupId, Ino, PeerTag};
 use crate::namespace::{Change, Namespace, Snapshot, Standing, VersionVector};
@@ -63,6 +64,8 @@ pub(super) enum What {
     },
     Mend(usize),
     Join,
+    /// Groups are looked at.
+    Look,
 }
 
 /// A file as its writer knows it.
@@ -95,6 +98,9 @@ pub(super) struct World<'a> {
     /// Machines that said goodbye.
     gone: BTreeSet<usize>,
     pub storm: bool,
+    /// The lull has been.
+    lulled: bool,
+    pub unrest: Unrest,
     pub counts: BTreeMap<Fault, u32>,
     pub report: Report,
 }
@@ -115,6 +121,8 @@ impl<'a> World<'a> {
             destroyed: BTreeSet::new(),
             gone: BTreeSet::new(),
             storm: true,
+            lulled: false,
+            unrest: Unrest::default(),
             counts: BTreeMap::new(),
             report: Report::default(),
         };
@@ -126,6 +134,7 @@ impl<'a> World<'a> {
             world.add(n, base.clone());
         }
         world.queue.after(DIAL, What::Dial);
+        world.queue.after(LOOK, What::Look);
         let (fault, usage) = (world.chance.exponential(plan.fault_every), world.chance.exponential(plan.use_every));
         world.queue.after(fault, What::Fault);
         world.queue.after(usage, What::Use);
@@ -146,10 +155,11 @@ impl<'a> World<'a> {
         self.machines.iter().position(|machine| machine.tag == tag)
     }
 
-    fn start(&mut self, n: usize) {
+    pub fn start(&mut self, n: usize) {
         if self.machines[n].is_up() || self.machines[n].left {
             return;
         }
+        self.touched();
         let (wall, seed) = (self.wall(), self.chance.bits());
         let effects = self.machines[n].start(wall, seed);
         self.carry_out(n, effects);
@@ -192,6 +202,7 @@ impl<'a> World<'a> {
     }
 
     pub fn stop(&mut self, n: usize, power: bool) {
+        self.touched();
         self.machines[n].stop(power);
         let unsure = self.machines[n].past.memory == Memory::Unsure;
         self.machines[n].hearing = unsure.then(|| self.queue.now());
@@ -204,6 +215,15 @@ impl<'a> World<'a> {
     pub fn reaches(&self, from: usize, to: usize) -> bool {
         let both_up = self.machines[from].is_up() && self.machines[to].is_up();
         both_up && self.cut.contains(&from) == self.cut.contains(&to) && !self.unheard.contains(&from)
+    }
+
+    /// Whether what a machine says arrives at those on its side.
+    pub fn is_heard(&self, n: usize) -> bool {
+        !self.unheard.contains(&n)
+    }
+
+    pub fn is_cut_off(&self, n: usize) -> bool {
+        self.cut.contains(&n)
     }
 
     /// Whether one can ask the other and hear the answer.
@@ -263,12 +283,17 @@ impl<'a> World<'a> {
             What::Start(n) => self.start(n),
             What::Hear { of, run, first } if runs(self, of, run) => self.hear(of, run, first),
             What::Mend(n) => {
+                self.touched();
                 self.cut.remove(&n);
                 self.unheard.remove(&n);
                 self.machines[n].slow = Duration::ZERO;
                 self.machines[n].full = false;
             }
             What::Join => self.join(),
+            What::Look => {
+                self.check_groups();
+                self.queue.after(LOOK, What::Look);
+            }
             _ => {}
         }
     }
@@ -479,10 +504,13 @@ impl<'a> World<'a> {
             return;
         }
         let next = self.chance.exponential(self.plan.fault_every);
-        self.queue.after(next, What::Fault);
+        // In the lull nothing else happens, but what befalls a machine as it begins lasts as long.
+        let lull = !self.lulled && self.queue.now() >= later(Instant::default(), self.plan.storm / 2);
+        self.lulled |= lull;
+        self.queue.after(if lull { self.plan.lull.max(next) } else { next }, What::Fault);
         let fault = Fault::ALL[self.chance.below(Fault::ALL.len())];
         let n = self.chance.below(self.machines.len());
-        let for_a_while = Duration::from_secs(1 + self.chance.below(60) as u64);
+        let for_a_while = if lull { self.plan.lull } else { Duration::from_secs(1 + self.chance.below(60) as u64) };
         let present = !self.machines[n].left;
         let up = self.machines[n].is_up();
         let happened = match fault {
@@ -552,6 +580,7 @@ impl<'a> World<'a> {
             _ => false,
         };
         if happened {
+            self.touched();
             *self.counts.entry(fault).or_default() += 1;
         }
     }
