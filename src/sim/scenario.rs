@@ -4,6 +4,7 @@
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use std::time::Duration;
+use toml::de::{DeTable, DeValue};
 
 /// Why there is no scenario, by what the person has to do.
 #[derive(Debug, thiserror::Error)]
@@ -14,29 +15,80 @@ pub enum ScenarioError {
     Flag { flag: String, why: String },
 }
 
+/// What is wrong about values that may each be right by themselves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Wrong {
+    /// The dotted names of the values, the likeliest culprit first; a number is a place in an array, counted from 0.
+    names: Vec<String>,
+    /// What is wrong, and what would do.
+    why: String,
+}
+
+/// These values do not go together, and why.
+pub fn wrong(names: &[&str], why: impl Into<String>) -> Result<(), Wrong> {
+    Err(Wrong { names: names.iter().map(|name| (*name).to_owned()).collect(), why: why.into() })
+}
+
 /// The scenario in this text, with what flags say (a dotted name and a TOML value) over it. `check` says what no single
-/// value shows to be impossible.
+/// value shows to be impossible, of all together.
 pub fn parse<S: DeserializeOwned>(
     text: &str,
     flags: &[(String, String)],
-    check: impl Fn(&S) -> Result<(), String>,
+    check: impl Fn(&S) -> Result<(), Wrong>,
 ) -> Result<S, ScenarioError> {
-    let mut scenario: S = toml::from_str(text).map_err(|error| {
-        let before = error.span().and_then(|span| text.get(..span.start));
-        let line = before.map(|before| before.matches('\n').count() + 1);
-        ScenarioError::File { line, why: error.message().lines().collect::<Vec<_>>().join("; ") }
+    let line_of = |at: usize| text.get(..at).map(|before| before.matches('\n').count() + 1);
+    let mut scenario: S = toml::from_str(text).map_err(|error| ScenarioError::File {
+        line: error.span().and_then(|span| line_of(span.start)),
+        why: error.message().lines().collect::<Vec<_>>().join("; "),
     })?;
-    check(&scenario).map_err(|why| ScenarioError::File { line: None, why })?;
     let mut table: toml::Table = text.parse().unwrap_or_default();
     for (name, value) in flags {
-        let wrong = |why: String| ScenarioError::Flag { flag: format!("--set {name}={value}"), why };
+        let wrong = |why: String| ScenarioError::Flag { flag: shown(name, value), why };
         set(&mut table, name, value).map_err(wrong)?;
         // After each, so that the error can name it.
         scenario =
             table.clone().try_into().map_err(|error: toml::de::Error| wrong(error.message().replace('\n', "; ")))?;
-        check(&scenario).map_err(wrong)?;
     }
+    check(&scenario).map_err(|Wrong { names, why }| {
+        let of_flag = |flag: &str| names.iter().any(|name| name.split('.').filter(is_key).eq(flag.split('.')));
+        let culprits: Vec<String> =
+            flags.iter().filter(|(name, _)| of_flag(name)).map(|(name, value)| shown(name, value)).collect();
+        match culprits.is_empty() {
+            true => {
+                ScenarioError::File { line: names.iter().find_map(|name| place(text, name)).and_then(line_of), why }
+            }
+            false => ScenarioError::Flag { flag: culprits.join(" "), why },
+        }
+    })?;
     Ok(scenario)
+}
+
+fn shown(name: &str, value: &str) -> String {
+    format!("--set {name}={value}")
+}
+
+/// Whether a part of a dotted name is no place in an array.
+fn is_key(part: &&str) -> bool {
+    part.parse::<usize>().is_err()
+}
+
+/// Where in the text this dotted name stands.
+fn place(text: &str, name: &str) -> Option<usize> {
+    let document = DeValue::Table(DeTable::parse(text).ok()?.into_inner());
+    let (mut here, mut at) = (&document, None);
+    for part in name.split('.') {
+        match (here, part.parse::<usize>()) {
+            // One table where there may be several.
+            (DeValue::Table(_), Ok(_)) => {}
+            (DeValue::Table(table), Err(_)) => {
+                let (key, value) = table.get_key_value(part)?;
+                (here, at) = (value.get_ref(), Some(key.span().start));
+            }
+            (DeValue::Array(all), Ok(number)) => here = all.get(number)?.get_ref(),
+            _ => return None,
+        }
+    }
+    at
 }
 
 /// Sets a value in a table or, by its dotted name, in one of the tables in it; in each of several.
@@ -66,6 +118,14 @@ pub const MOST_PEERS: u32 = 20_000;
 pub fn in_range<E: serde::de::Error>(value: i64, least: u32, most: u32, what: &str) -> Result<u32, E> {
     let fits = u32::try_from(value).ok().filter(|value| (least..=most).contains(value));
     fits.ok_or_else(|| E::custom(format!("{value} is no number of {what}: use {least} to {most}")))
+}
+
+/// A number of bytes a second that is not 0.
+pub fn rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let value = i64::deserialize(deserializer)?;
+    u64::try_from(value).ok().filter(|value| *value > 0).ok_or_else(|| {
+        D::Error::custom(format!("{value} is no number of bytes a second: use 1 or more, such as 12500000"))
+    })
 }
 
 /// A number of peers.

@@ -2,7 +2,7 @@
 
 use crate::policy::Policy;
 use crate::sim::network::Links;
-use crate::sim::scenario::{self, MOST_PEERS, ScenarioError, chance, in_range, peers, span};
+use crate::sim::scenario::{self, MOST_PEERS, ScenarioError, Wrong, chance, in_range, peers, rate, span, wrong};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use std::time::Duration;
@@ -90,6 +90,7 @@ pub struct Heal {
     pub repair_after: Duration,
     #[serde(deserialize_with = "span")]
     pub takeover: Duration,
+    #[serde(deserialize_with = "pieces")]
     pub at_once: usize,
     /// Bytes a second that repair may take of each peer's link; 0: all.
     pub bandwidth: u64,
@@ -109,7 +110,9 @@ pub struct Net {
     #[serde(deserialize_with = "chance")]
     pub loss: f64,
     /// Bytes a second of each peer, out and in.
+    #[serde(deserialize_with = "rate")]
     pub bandwidth: u64,
+    #[serde(deserialize_with = "some_subnets")]
     pub subnets: u32,
     /// Whether placement knows the subnets.
     pub diversity: bool,
@@ -222,25 +225,49 @@ impl Scenario {
     }
 
     /// What no single value shows.
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), Wrong> {
         let slots = self.policies.iter().map(|policy| policy.geometry(usize::MAX).shards()).max().unwrap_or(0);
         let fewest = self.sizes.iter().copied().min().unwrap_or(self.peers);
         if slots > fewest as usize {
-            return Err(format!("{fewest} peers cannot hold {slots} shards each on a peer of its own"));
+            let sizes = if self.sizes.is_empty() { "peers" } else { "sizes" };
+            return wrong(
+                &[sizes, "policies"],
+                format!(
+                    "{fewest} peers cannot hold {slots} shards each on a peer of its own: use {slots} peers or more, \
+                     or policies of fewer shards"
+                ),
+            );
         }
         if self.time.is_zero() {
-            return Err("time is 0: give the time that churn lasts, such as \"60s\"".to_owned());
+            return wrong(&["time"], "time is 0: give the time that churn lasts, such as \"60s\"");
         }
-        for churn in &self.churn {
+        for (number, churn) in self.churn.iter().enumerate() {
             if churn.session.is_zero() != churn.absence.is_zero() {
-                return Err("churn has only one of session and absence: give both or neither".to_owned());
+                let (session, absence) = (format!("churn.{number}.session"), format!("churn.{number}.absence"));
+                return wrong(
+                    &[&session, &absence, "churn"],
+                    "churn has only one of session and absence: give both or neither",
+                );
             }
         }
-        if self.membership.settings == WatchSettings::Frugal && self.membership.cycle < Duration::from_millis(450) {
-            return Err("membership.cycle is shorter than a probe takes, 450ms".to_owned());
+        let watch = &self.membership;
+        if watch.settings == WatchSettings::Frugal && watch.cycle < Duration::from_millis(450) {
+            return wrong(
+                &["membership.cycle", "membership.settings"],
+                "membership.cycle is shorter than a probe takes: use 450ms or more",
+            );
         }
-        if self.membership.detection < Duration::from_millis(100) {
-            return Err("membership.detection is below 100ms, which no network tells from chance".to_owned());
+        if watch.detection < Duration::from_millis(100) {
+            return wrong(
+                &["membership.detection"],
+                "membership.detection is below 100ms, which no network tells from chance: use 100ms or more",
+            );
+        }
+        if (self.network.cut > 0.0) == self.network.cut_for.is_zero() {
+            return wrong(
+                &["network.cut", "network.cut_for"],
+                "network has only one of cut and cut_for: give both or neither",
+            );
         }
         Ok(())
     }
@@ -261,6 +288,14 @@ fn many_peers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D:
 
 fn a_peer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     in_range(i64::deserialize(deserializer)?, 1, 10_000, "items a peer")
+}
+
+fn pieces<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    in_range(i64::deserialize(deserializer)?, 1, 10_000, "pieces of work at once").map(|pieces| pieces as usize)
+}
+
+fn some_subnets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    in_range(i64::deserialize(deserializer)?, 1, 1 << 16, "subnets")
 }
 
 fn item_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
@@ -296,7 +331,11 @@ fn some_churn<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Churn>, 
         }
 
         fn visit_seq<A: serde::de::SeqAccess<'de>>(self, seq: A) -> Result<Vec<Churn>, A::Error> {
-            Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(seq))
+            let all = Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(seq))?;
+            if all.is_empty() {
+                return Err(A::Error::custom("there is no churn; give at least one table [[churn]]"));
+            }
+            Ok(all)
         }
     }
     deserializer.deserialize_any(OneOrMany)
@@ -339,9 +378,54 @@ mod tests {
         assert!(time.contains("line 2") && time.contains("\"90m\""), "{time}");
         let policy = refused(&format!("policies = [\"survive:2\"]\n{WHOLE}"));
         assert!(policy.contains("line 1") && policy.contains("rs:K+M"), "{policy}");
-        let few = refused(&format!("peers = 2\n{WHOLE}"));
-        assert!(few.contains("2 peers cannot hold 3 shards"), "{few}");
+        let few = refused(&format!("title = \"t\"\npeers = 2\n{}", WHOLE.replace("title = \"t\"\n", "")));
+        assert!(few.contains("line 2: 2 peers cannot hold 3 shards") && few.contains("use 3 peers"), "{few}");
+        let by_size = refused(&format!("{}\nsizes = [9, 2]\n[churn]", "title = \"t\"\ntime = \"60s\""));
+        assert!(by_size.contains("line 3: 2 peers"), "{by_size}");
         assert!(refused("title = \"t\"\n[churn]\n").contains("time"));
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_named_with_its_line_and_what_would_do() {
+        let several = "title = \"t\"\ntime = \"60s\"\n[[churn]]\n[[churn]]\nname = \"b\"\nabsence = \"1h\"\n";
+        let half = refused(several);
+        assert!(half.contains("line 6") && half.contains("both or neither"), "{half}");
+        let half = refused(&format!("{WHOLE}session = \"1h\"\n"));
+        assert!(half.contains("line 5") && half.contains("both or neither"), "{half}");
+        let cycle = refused(&format!("{WHOLE}[membership]\nsettings = \"frugal\"\ncycle = \"1ms\"\n"));
+        assert!(cycle.contains("line 7") && cycle.contains("450ms or more"), "{cycle}");
+        let cut = refused(&format!("{WHOLE}[network]\ncut = 0.5\n"));
+        assert!(cut.contains("line 6") && cut.contains("both or neither"), "{cut}");
+        assert!(refused("title = \"t\"\ntime = \"0s\"\n[churn]\n").contains("line 2: time is 0"));
+        assert!(refused("title = \"t\"\ntime = \"1s\"\nchurn = []\n").contains("line 3: there is no churn"));
+    }
+
+    #[test]
+    fn what_can_do_nothing_is_refused() {
+        for (table, line, would_do) in [
+            ("healing", "at_once = 0", "1 to 10000"),
+            ("network", "bandwidth = 0", "1 or more"),
+            ("network", "bandwidth = -1", "1 or more"),
+            ("network", "subnets = 0", "1 to 65536"),
+            ("network", "subnets = 70000", "1 to 65536"),
+        ] {
+            let said = refused(&format!("{WHOLE}[{table}]\n{line}\n"));
+            assert!(said.contains("line 6") && said.contains(would_do), "{line}: {said}");
+        }
+    }
+
+    #[test]
+    fn flags_are_held_against_one_another_when_all_are_read() {
+        let flags = |all: &[(&str, &str)]| {
+            let all: Vec<(String, String)> =
+                all.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            Scenario::parse(WHOLE, &all)
+        };
+        let both = flags(&[("churn.session", "1h"), ("churn.absence", "20m")]).unwrap();
+        assert_eq!(both.churn[0].absence, Duration::from_secs(1200));
+        assert_eq!(flags(&[("peers", "2"), ("policies", "[\"replicate:2\"]")]).unwrap().peers, 2);
+        let few = flags(&[("churn.die_per_second", "0.5"), ("peers", "2")]).unwrap_err().to_string();
+        assert!(few.starts_with("--set peers=2: 2 peers cannot"), "{few}");
     }
 
     #[test]

@@ -147,7 +147,7 @@ impl World<'_> {
         };
         let mut founder = None;
         for number in 0..case.peers {
-            let peer = world.admit(number % case.network.subnets.max(1), founder);
+            let peer = world.admit(number % case.network.subnets, founder);
             founder.get_or_insert(peer);
         }
         world
@@ -422,7 +422,7 @@ impl World<'_> {
 
     fn subnet_fails(&mut self) {
         let churn = &self.case.churn;
-        let subnet = self.chance.below(self.case.network.subnets.max(1) as usize) as u32;
+        let subnet = self.chance.below(self.case.network.subnets as usize) as u32;
         let members: Vec<PeerTag> = self
             .machines
             .iter()

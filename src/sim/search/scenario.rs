@@ -2,7 +2,7 @@
 
 use crate::overlay::{BLOOM_BYTES, MAX_HOPS, MAX_LEVELS, SearchSettings, Spread, SummarySettings};
 use crate::sim::network::Links;
-use crate::sim::scenario::{self, ScenarioError, chance, in_range, peers, span};
+use crate::sim::scenario::{self, ScenarioError, Wrong, chance, in_range, peers, span, wrong};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use std::time::Duration;
@@ -157,29 +157,46 @@ impl Scenario {
     }
 
     /// What no single value shows.
-    fn check(&self) -> Result<(), String> {
-        if self.peers < 2 {
-            return Err("one peer has nobody to ask: peers is 2 or more".to_owned());
+    fn check(&self) -> Result<(), Wrong> {
+        let Scenario { peers, neighbours, copies, .. } = *self;
+        if peers < 2 {
+            return wrong(&["peers"], "one peer has nobody to ask: use 2 peers or more");
         }
-        if self.neighbours >= self.peers {
-            return Err(format!("{} peers have no {} neighbours each", self.peers, self.neighbours));
+        if neighbours >= peers {
+            return wrong(
+                &["neighbours", "peers"],
+                format!(
+                    "{peers} peers have no {neighbours} neighbours each: use {} or fewer, or more peers",
+                    peers - 1
+                ),
+            );
         }
-        if self.copies >= self.peers {
-            return Err(format!("with {} copies on {} peers nobody has to search", self.copies, self.peers));
+        if copies >= peers {
+            return wrong(
+                &["copies", "peers"],
+                format!("with {copies} copies on {peers} peers nobody has to search: use {} or fewer", peers - 1),
+            );
         }
-        let living = self.peers - self.dying();
+        let living = peers - self.dying();
         if living < 2 {
-            return Err(format!("die leaves {living} of {} peers: leave two alive", self.peers));
+            return wrong(&["die", "peers"], format!("die leaves {living} of {peers} peers: leave two alive"));
         }
         let there_and_back = 2 * u32::from(self.search.hops) * (self.network.latency + self.network.jitter);
         if self.search.round < there_and_back {
-            return Err(format!(
-                "search.round is shorter than a query over {} hops and its answer take, {there_and_back:?}",
-                self.search.hops
-            ));
+            return wrong(
+                &["search.round", "network.latency", "network.jitter", "search.hops"],
+                format!(
+                    "search.round is shorter than a query over {} hops and its answer take: use {}ms or more",
+                    self.search.hops,
+                    there_and_back.as_millis()
+                ),
+            );
         }
-        if self.summaries.period.is_zero() || self.every.is_zero() {
-            return Err("summaries.period and every are times above 0".to_owned());
+        if self.summaries.period.is_zero() {
+            return wrong(&["summaries.period"], "summaries.period is 0: use a time above it, such as \"1s\"");
+        }
+        if self.every.is_zero() {
+            return wrong(&["every"], "every is 0: use a time above it, such as \"1s\"");
         }
         Ok(())
     }

@@ -60,9 +60,14 @@ fn wrong_scenarios_say_what_would_do() {
     assert!(die.contains("line 2") && die.contains("0.0 to 1.0"), "{die}");
     let technique = wrong("title = \"t\"\ntechniques = [\"luck\"]\n");
     assert!(technique.contains("line 2") && technique.contains("bloom-guided"), "{technique}");
-    assert!(wrong("title = \"t\"\npeers = 5\n").contains("5 peers have no 7 neighbours"));
-    assert!(wrong("title = \"t\"\ndie = 0.99\n").contains("leave two alive"));
-    assert!(wrong("title = \"t\"\n[network]\nlatency = \"1s\"\n").contains("search.round is shorter"));
+    let few = wrong("title = \"t\"\npeers = 5\n");
+    assert!(few.contains("line 2: 5 peers have no 7 neighbours each: use 4 or fewer"), "{few}");
+    assert!(wrong("title = \"t\"\ndie = 0.99\n").contains("line 2: die leaves 1 of 100 peers: leave two alive"));
+    let round = wrong("title = \"t\"\n[network]\nlatency = \"1s\"\n");
+    assert!(round.contains("line 3: search.round is shorter") && round.contains("14140ms or more"), "{round}");
+    assert!(wrong("title = \"t\"\nevery = \"0s\"\n").contains("line 2: every is 0"));
+    assert!(wrong("title = \"t\"\npeers = 9\ncopies = 9\n").contains("line 3: with 9 copies"));
+    assert_eq!(scenario("title = \"t\"\n", &[("peers", "6"), ("neighbours", "3")]).peers, 6);
     let flag = Scenario::parse("title = \"t\"\n", &[("copies".to_owned(), "0".to_owned())]).expect_err("no copy");
     assert!(flag.to_string().contains("--set copies=0") && flag.to_string().contains("1 to 32"), "{flag}");
 }
