@@ -83,8 +83,10 @@ impl World<'_> {
         }
     }
 
-    /// A repair has read so much for the slots it filled.
-    pub(super) fn check_reads(&mut self, id: GroupId, read: u64, budget: u64) {
+    /// A repair has read so much: whatever it filled, the shards of k slots are enough.
+    pub(super) fn check_reads(&mut self, id: GroupId, read: u64) {
+        let needed = self.namespace.group(id).map_or(0, |group| u64::from(group.geometry.data));
+        let budget = needed * self.disks.slot_bytes(id);
         if read > budget {
             self.violation(format!("the repair of group {id} read {read} bytes, more than {budget}"));
         }

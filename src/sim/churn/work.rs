@@ -61,17 +61,16 @@ impl World<'_> {
         let (held, wanted): (Vec<_>, Vec<_>) =
             reachable.into_iter().partition(|(slot, peer)| self.disks.holds(id, *slot, *peer));
         let needed = self.namespace.group(id).map_or(0, |group| usize::from(group.geometry.data));
-        let mut made = Vec::new();
-        let (mut direct, mut coded) = (0, false);
-        for (slot, peer) in wanted {
-            // The very shard from who has it, or, once for all slots, as many others as give the block back.
-            let whole = reader.has(slot) || self.read_slot(&mut reader, of, id, slot, bytes, limit);
-            direct += u64::from(whole);
-            coded |= !whole;
-            if whole || self.read_slots(&mut reader, of, id, needed, bytes, limit) {
-                made.push((slot, peer));
+        // As the real peer: a single slot from who has its very shards, several from the k that give the blocks back.
+        let read = match wanted.first() {
+            None => true,
+            Some((first, _)) => {
+                let single = wanted.iter().all(|(slot, _)| slot == first);
+                (single && self.read_slot(&mut reader, of, id, *first, bytes, limit))
+                    || self.read_slots(&mut reader, of, id, needed, bytes, limit)
             }
-        }
+        };
+        let made = if read { wanted } else { Vec::new() };
         let mut end = reader.at;
         for (_, peer) in &made {
             self.figures.repair_made_bytes += bytes;
@@ -83,8 +82,7 @@ impl World<'_> {
         let read = reader.read.len() as u64 * bytes;
         self.figures.repair_read_bytes += read;
         self.figures.repair_bytes += reader.bytes;
-        let budget = direct * bytes + if coded { needed as u64 * bytes } else { 0 };
-        self.check_reads(id, read, budget);
+        self.check_reads(id, read);
         let sources = reader.read.iter().map(|(_, peer)| *peer).collect();
         if made.is_empty() && held.is_empty() {
             end = end.max(later(now, GIVE_UP));
@@ -177,5 +175,44 @@ struct Reader {
 impl Reader {
     fn has(&self, slot: u8) -> bool {
         self.read.iter().any(|(read, _)| *read == slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::churn::{Case, Scenario};
+
+    const NINE: &str = r#"
+title = "nine"
+peers = 9
+time = "60s"
+policies = ["rs:4+2"]
+[membership]
+settings = "oracle"
+[churn]
+"#;
+
+    #[test]
+    fn whatever_a_repair_fills_it_reads_no_more_than_k_shards_a_block() {
+        let case = Case::of(&Scenario::parse(NINE, &[]).expect("a scenario")).remove(0);
+        let mut world = World::new(&case, 1);
+        world.meet();
+        world.fill_up();
+        let id = world.disks.groups().next().expect("a group");
+        let group = world.namespace.group(id).expect("a group");
+        let seated: Vec<PeerTag> = group.slots.iter().map(|seats| seats[0].peer).collect();
+        let others: Vec<PeerTag> = world.machines.keys().copied().filter(|peer| !seated.contains(peer)).collect();
+        let bytes = world.disks.slot_bytes(id);
+        world.disks.drop(id, 0, seated[0]);
+        // One slot that is gone, and one that another participant has whole.
+        let seats = vec![(0, others[0]), (5, others[1])];
+        world.begin(seated[1], Work::Fill { group: id, seats });
+        assert_eq!((world.figures.repair_read_bytes, world.figures.repair_made_bytes), (4 * bytes, 2 * bytes));
+        world.begin(seated[1], Work::Fill { group: id, seats: vec![(5, others[2])] });
+        assert_eq!((world.figures.repair_read_bytes, world.figures.repair_made_bytes), (5 * bytes, 3 * bytes));
+        assert_eq!(world.figures.violations, Vec::<String>::new());
+        world.check_reads(id, 4 * bytes + 1);
+        assert!(world.figures.violations[0].contains("more than"), "{:?}", world.figures.violations);
     }
 }

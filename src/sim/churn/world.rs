@@ -185,7 +185,7 @@ impl World<'_> {
     }
 
     /// All peers start, one after the other, and meet.
-    fn meet(&mut self) {
+    pub fn meet(&mut self) {
         let all: Vec<PeerTag> = self.machines.keys().copied().collect();
         if self.case.membership.settings == WatchSettings::Oracle {
             all.into_iter().for_each(|peer| self.start(peer));
@@ -200,7 +200,7 @@ impl World<'_> {
     }
 
     /// Every peer stores its items.
-    fn fill_up(&mut self) {
+    pub fn fill_up(&mut self) {
         let all: Vec<PeerTag> = self.machines.keys().copied().collect();
         for _ in 0..self.case.items.per_peer {
             for &writer in &all {
