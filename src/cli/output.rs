@@ -106,9 +106,19 @@ pub fn steps(what: &str, total: u64) -> ProgressBar {
     bar
 }
 
+/// The same for work whose steps mean nothing to people.
+pub fn percent(what: &str, total: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total), draw_target());
+    if let Ok(style) = ProgressStyle::with_template("  {msg} [{bar:30}] {percent} %") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message(what.to_owned());
+    bar
+}
+
+/// Standard error, wherever the results go; indicatif draws nothing where that is no terminal.
 fn draw_target() -> ProgressDrawTarget {
-    use std::io::IsTerminal;
-    if std::io::stdout().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
+    ProgressDrawTarget::stderr()
 }
 
 /// Shows the progress that the peer reports, once there is some: a bar on a terminal; elsewhere nothing, or lines.

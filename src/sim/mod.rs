@@ -8,3 +8,9 @@ pub mod network;
 pub mod queue;
 pub mod scenario;
 pub mod search;
+
+/// Told as a run goes on, [`STEPS`] times or so in equal parts of its time.
+pub type Going<'a> = &'a dyn Fn();
+
+/// The steps in which a run tells how far it is.
+pub const STEPS: u32 = 200;

@@ -47,6 +47,10 @@ impl Network {
         self.cut = cut;
     }
 
+    pub fn is_cut(&self) -> bool {
+        self.cut.is_some()
+    }
+
     /// Whether what `from` sends can arrive at `to`.
     pub fn reaches(&self, from: PeerTag, to: PeerTag) -> bool {
         let Some(cut) = &self.cut else { return true };

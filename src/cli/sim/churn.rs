@@ -1,6 +1,6 @@
 //! `shoal sim churn`: how much data survives how much churn, and what it costs.
 
-use super::runs::{run_all, setting};
+use super::runs::{progress, run_all, setting};
 use super::{plot, table};
 use crate::cli::output;
 use crate::sim::churn::{Case, Scenario, Summary};
@@ -48,7 +48,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(&args.file).with_context(|| format!("{shown} cannot be read"))?;
     let scenario = Scenario::parse(&text, &flags(&args)).with_context(|| format!("{shown} cannot be run"))?;
     let cases = Case::of(&scenario);
-    let progress = output::steps("runs", cases.len() as u64 * args.seeds);
+    let progress = progress(cases.len() as u64 * args.seeds);
     let seeds: Vec<u64> = (0..args.seeds).map(|number| args.seed.wrapping_add(number)).collect();
     let runs = run_all(&cases, &seeds, &progress, Case::run);
     progress.finish_and_clear();
@@ -58,8 +58,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         .map(|(case, runs)| Summary::of(case.policy.to_string(), case.churn.name.clone(), runs))
         .collect();
     if let Some(file) = &args.plot {
-        let drawing = plot::churn(&scenario, &summaries);
-        std::fs::write(file, drawing).with_context(|| format!("{} cannot be written", file.display()))?;
+        plot::write(file, &plot::churn(&scenario, &summaries))?;
     }
     match (args.format.json, summaries.as_slice()) {
         (true, [one]) => output::print_json(one)?,

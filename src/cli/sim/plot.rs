@@ -1,9 +1,12 @@
 //! The figures of a simulation as a picture: what was kept over time, or, where several kinds of churn or sizes were
-//! run, how policies fare from one to the next.
+//! run, how policies fare from one to the next; how soon searches found what they were for, and for how much.
 
 use super::svg::{Axis, Line, Panel, drawing};
 use crate::cli::output;
 use crate::sim::churn::{Scenario, Summary};
+use crate::sim::search;
+use anyhow::Context;
+use std::path::Path;
 
 /// The least fraction of time that is told from never, on a scale of powers of ten.
 const LEAST: f64 = 1e-5;
@@ -17,6 +20,50 @@ pub fn churn(scenario: &Scenario, cases: &[Summary]) -> String {
         vec![over_time(cases)]
     };
     drawing(&scenario.title, &panels)
+}
+
+pub fn write(file: &Path, drawing: &str) -> anyhow::Result<()> {
+    std::fs::write(file, drawing).with_context(|| format!("{} cannot be written", file.display()))
+}
+
+/// What techniques of search find how soon, and what each costs.
+pub fn search(scenario: &search::Scenario, techniques: &[search::Summary]) -> String {
+    let slowest = techniques.iter().filter_map(|one| one.curve.last()).map(|(time, _)| *time).fold(0.0, f64::max);
+    // Each goes on to the end with what it has found.
+    let found = |one: &search::Summary| {
+        let last = one.curve.last().map_or((slowest, 0.0), |(_, found)| (slowest, *found));
+        let points = one.curve.iter().copied().chain([last]);
+        points.map(|(time, found)| (1000.0 * time, 100.0 * found)).collect()
+    };
+    let plain = |value: f64| format!("{value}");
+    let soon = Panel {
+        heading: "Searches that found what they were for".to_owned(),
+        x: Axis::linear("milliseconds", 0.0, 1000.0 * slowest, plain),
+        y: Axis::linear("%", 0.0, 100.0, plain),
+        lines: techniques
+            .iter()
+            .map(|one| Line { name: one.technique.to_owned(), dashed: false, points: found(one) })
+            .collect(),
+    };
+    let published = |one: &search::Summary| {
+        scenario.published.iter().find(|other| other.technique.name() == one.technique).map(|other| other.messages)
+    };
+    let of = |value: &dyn Fn(&search::Summary) -> Option<f64>| -> Vec<(f64, f64)> {
+        techniques.iter().enumerate().filter_map(|(at, one)| Some((at as f64, value(one)?))).collect()
+    };
+    let lines = vec![
+        Line { name: "here".to_owned(), dashed: false, points: of(&|one| Some(one.messages_per_search)) },
+        Line { name: "published".to_owned(), dashed: true, points: of(&published) },
+    ];
+    let most = lines.iter().flat_map(|line| &line.points).map(|(_, messages)| *messages).fold(0.0, f64::max);
+    let names: Vec<String> = techniques.iter().map(|one| one.technique.to_owned()).collect();
+    let cost = Panel {
+        heading: "Messages a search, summaries included".to_owned(),
+        x: Axis::named(&names),
+        y: Axis::linear("", 0.0, most, plain),
+        lines,
+    };
+    drawing(&scenario.title, &[soon, cost])
 }
 
 fn name(case: &Summary) -> String {
@@ -108,6 +155,11 @@ fn by_size(cases: &[Summary]) -> Panel {
             dashed: false,
             points: points(|case| case.upkeep_messages_per_peer_second),
         },
+        Line {
+            name: "ops, to everybody".to_owned(),
+            dashed: true,
+            points: points(|case| case.op_messages_per_peer_second),
+        },
     ];
     let sizes = || cases.iter().map(|case| f64::from(case.peers));
     let most = lines.iter().flat_map(|line| &line.points).map(|(_, y)| *y).fold(0.0, f64::max);
@@ -159,6 +211,29 @@ mod tests {
             churn(&scenario("sizes = [10, 100]\n[churn]"), &[10, 100].map(|peers| case("replicate:3", "", peers)));
         assert_well_formed(&sizes);
         assert!(sizes.contains("peers") && sizes.contains("upkeep"), "{sizes}");
+    }
+
+    #[test]
+    fn searches_have_their_picture() {
+        let text = "title = \"a < b & c\"\n[[published]]\ntechnique = \"breadth-first\"\nsource = \"them\"\n\
+                    found = 1.0\nmessages = 587\nseconds = 10.1\n";
+        let scenario = search::Scenario::parse(text, &[]).expect(text);
+        let one = |technique, messages_per_search, curve| search::Summary {
+            technique,
+            messages_per_search,
+            curve,
+            ..search::Summary::default()
+        };
+        let techniques = [
+            one("breadth-first", 485.0, vec![(0.01, 0.5), (0.08, 1.0)]),
+            one("bloom-guided", 42.0, vec![(0.02, 0.4), (0.5, 0.9)]),
+        ];
+        let picture = super::search(&scenario, &techniques);
+        assert_well_formed(&picture);
+        for word in ["milliseconds", "breadth-first", "bloom-guided", "published", "600", "a &lt; b &amp; c"] {
+            assert!(picture.contains(word), "no {word}: {picture}");
+        }
+        assert_well_formed(&super::search(&scenario, &[]));
     }
 
     #[test]

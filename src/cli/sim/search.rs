@@ -1,7 +1,7 @@
 //! `shoal sim search`: how many messages it takes to find what some peer holds.
 
-use super::runs::{run_all, setting};
-use super::table;
+use super::runs::{progress, run_all, setting};
+use super::{plot, table};
 use crate::cli::output;
 use crate::sim::search::{Case, Scenario, Summary};
 use anyhow::Context;
@@ -23,6 +23,9 @@ pub struct Args {
     /// Any value of the scenario, such as search.share=0.3; wins over the file
     #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
     pub set: Vec<(String, String)>,
+    /// Draw the figures into this file
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
     #[command(flatten)]
     pub format: output::Format,
 }
@@ -34,7 +37,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let flags: Vec<(String, String)> = peers.into_iter().chain(args.set).collect();
     let scenario = Scenario::parse(&text, &flags).with_context(|| format!("{shown} cannot be run"))?;
     let cases = Case::of(&scenario);
-    let progress = output::steps("runs", cases.len() as u64 * args.seeds);
+    let progress = progress(cases.len() as u64 * args.seeds);
     let seeds: Vec<u64> = (0..args.seeds).map(|number| args.seed.wrapping_add(number)).collect();
     let runs = run_all(&cases, &seeds, &progress, Case::run);
     progress.finish_and_clear();
@@ -43,5 +46,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         .zip(runs.chunks(seeds.len()))
         .map(|(case, runs)| Summary::of(case.technique.name(), scenario.peers, runs))
         .collect();
+    if let Some(file) = &args.plot {
+        plot::write(file, &plot::search(&scenario, &summaries))?;
+    }
     if args.format.json { output::print_json(&summaries) } else { output::print(&table::search(&scenario, &summaries)) }
 }

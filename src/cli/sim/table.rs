@@ -15,6 +15,7 @@ pub fn churn(scenario: &Scenario, cases: &[Summary]) -> String {
         "deaths",
         "messages a run",
         "a peer and s",
+        "ops a peer and s",
         "found in",
         "healed in",
         "repair a peer and h",
@@ -32,13 +33,14 @@ pub fn churn(scenario: &Scenario, cases: &[Summary]) -> String {
             format!("{:.0}", case.deaths),
             format!("{:.0}", case.membership_messages),
             format!("{:.2}", case.membership_messages_per_peer_second),
+            format!("{:.2}", case.op_messages_per_peer_second),
             time(case.detection_seconds),
             time(case.healing_seconds),
             output::bytes(case.repair_bytes_per_peer_hour as u64),
             format!("{:.2}", case.stored_per_byte),
         ]);
     }
-    output::right(&mut table, &(2..13).collect::<Vec<_>>());
+    output::right(&mut table, &(2..14).collect::<Vec<_>>());
     let purposes = purposes(cases);
     let runs = output::count(cases.first().map_or(0, |case| case.seeds), "run", "runs");
     let mut text = format!("{}\n{runs} of each case.\n\n{}\n", scenario.title, output::text(&table));
@@ -58,20 +60,33 @@ pub fn churn(scenario: &Scenario, cases: &[Summary]) -> String {
 }
 
 pub fn search(scenario: &search::Scenario, techniques: &[search::Summary]) -> String {
-    let mut table =
-        output::table(&["technique", "found", "messages a search", "hops", "found in", "summaries a run", ""]);
+    let mut table = output::table(&[
+        "technique",
+        "found",
+        "messages a search",
+        "queries",
+        "answers",
+        "summaries",
+        "hops",
+        "found in",
+        "summaries a run",
+        "",
+    ]);
     for one in techniques {
         table.add_row([
             one.technique.to_owned(),
             percent(one.found),
             format!("{:.1}", one.messages_per_search),
+            format!("{:.1}", one.queries_per_search),
+            format!("{:.1}", one.answers_per_search),
+            format!("{:.1}", one.summary_messages_per_search),
             format!("{:.1}", one.hops),
             time(one.seconds),
             format!("{:.0}", one.summary_messages),
             output::bytes(one.summary_bytes as u64),
         ]);
     }
-    output::right(&mut table, &(1..7).collect::<Vec<_>>());
+    output::right(&mut table, &(1..10).collect::<Vec<_>>());
     let (runs, searches) = techniques.first().map_or((0, 0), |one| (one.seeds, one.searches));
     let (runs, searches) = (output::count(runs, "run", "runs"), output::count(searches, "search", "searches"));
     let mut text = format!("{}\n{runs} of each technique, {searches}.\n\n{}\n", scenario.title, output::text(&table));

@@ -18,6 +18,13 @@ struct Unsettled {
     disturbed: Instant,
 }
 
+impl Unrest {
+    /// How many groups are outside goldilocks.
+    pub fn count(&self) -> u64 {
+        self.groups.len() as u64
+    }
+}
+
 /// Violations that are written down; the rest is like them.
 const KEPT: usize = 20;
 
@@ -43,8 +50,18 @@ impl World<'_> {
         }
     }
 
-    /// No group stays outside goldilocks while enough peers live; no two live participants keep one slot.
+    /// Who reaches whom has changed: all groups have their time anew.
+    pub(super) fn disturb_all(&mut self) {
+        let now = self.queue.now();
+        self.unrest.groups.values_mut().for_each(|unsettled| unsettled.disturbed = now);
+    }
+
+    /// No group stays outside goldilocks while enough peers live; no two live participants keep one slot. As long as
+    /// some cannot reach others, either side fills the slots of the other, so that they do.
     pub(super) fn check_unrest(&mut self) {
+        if self.network.is_cut() {
+            return;
+        }
         let now = self.queue.now();
         let patience = self.case.healing.repair_after + self.case.healing.patience;
         let up = self.machines.values().filter(|machine| machine.is_up()).count();

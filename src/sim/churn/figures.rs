@@ -22,6 +22,8 @@ pub struct Figures {
     /// What healing told others: who is at work on which groups.
     pub upkeep_messages: u64,
     pub upkeep_bytes: u64,
+    /// Ops of the roster and of seats, times the peers that each has to reach: all others.
+    pub op_messages: u64,
     /// Bytes that repair moved over the network.
     pub repair_bytes: u64,
     /// Shards that repair read, times their groups' slots' bytes, and those it made.
@@ -44,6 +46,8 @@ pub struct Figures {
     pub readable: u64,
     /// At moments that lie equally far apart: how many items could still be had, from peers that were away too.
     pub kept: Vec<u64>,
+    /// Groups that were not at rest in the end, though what they hold was not lost.
+    pub unsettled: u64,
     /// What the checkers found, a line each.
     pub violations: Vec<String>,
 }
@@ -75,6 +79,8 @@ pub struct Summary {
     pub upkeep_messages: f64,
     pub upkeep_messages_per_peer_second: f64,
     pub upkeep_bytes_per_peer_second: f64,
+    pub op_messages: f64,
+    pub op_messages_per_peer_second: f64,
     pub repair_bytes: f64,
     pub repair_bytes_per_peer_hour: f64,
     /// Shards read for each shard made.
@@ -137,6 +143,8 @@ impl Summary {
             upkeep_messages: mean(|run| run.upkeep_messages),
             upkeep_messages_per_peer_second: rate(|run| run.upkeep_messages),
             upkeep_bytes_per_peer_second: rate(|run| run.upkeep_bytes),
+            op_messages: mean(|run| run.op_messages),
+            op_messages_per_peer_second: rate(|run| run.op_messages),
             repair_bytes: mean(|run| run.repair_bytes),
             repair_bytes_per_peer_hour: rate(|run| run.repair_bytes) * 3600.0,
             repair_reads_per_shard: sum(|run| run.repair_read_bytes) as f64

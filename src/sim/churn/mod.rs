@@ -19,6 +19,7 @@ mod world;
 pub use figures::{Figures, Summary};
 pub use scenario::{Churn, Published, Scenario, WatchSettings};
 
+use super::Going;
 use crate::policy::Policy;
 use scenario::{Heal, Items, Net, Watch};
 use std::time::Duration;
@@ -63,8 +64,8 @@ impl Case {
     }
 
     /// Runs it. The same case and seed give the same figures.
-    pub fn run(&self, seed: u64) -> Figures {
-        world::World::new(self, seed).run()
+    pub fn run(&self, seed: u64, going: Going) -> Figures {
+        world::World::new(self, seed).run(going)
     }
 }
 

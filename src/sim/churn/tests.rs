@@ -11,7 +11,7 @@ fn run(text: &str, seeds: std::ops::Range<u64>) -> Vec<Figures> {
     let mut all = Vec::new();
     for case in Case::of(&scenario(text)) {
         for seed in seeds.clone() {
-            let figures = case.run(seed);
+            let figures = case.run(seed, &|| {});
             assert_eq!(figures.violations, Vec::<String>::new(), "seed {seed}");
             all.push(figures);
         }
@@ -32,7 +32,7 @@ settings = "frugal"
 fn without_churn_nothing_moves_and_nothing_is_lost() {
     for figures in run(CALM, 0..3) {
         assert_eq!((figures.items, figures.items_lost, figures.deaths, figures.mistaken), (12, 0, 0, 0));
-        assert_eq!((figures.repair_bytes, figures.upkeep_messages), (0, 0));
+        assert_eq!((figures.repair_bytes, figures.upkeep_messages, figures.op_messages), (0, 0, 0));
         assert_eq!(figures.stored_bytes, 3 * figures.data_bytes);
         assert_eq!(figures.readable, figures.looks);
     }
@@ -59,7 +59,11 @@ die_per_second = 0.001
 #[test]
 fn rare_losses_are_made_good_within_the_budget() {
     let runs = run(LOSSES, 0..4);
-    assert!(runs.iter().map(|run| run.deaths).sum::<u64>() > 4);
+    let deaths: u64 = runs.iter().map(|run| run.deaths).sum();
+    assert!(deaths > 4);
+    // Newcomers are admitted and seats change: all others have to hear of each.
+    let ops: u64 = runs.iter().map(|run| run.op_messages).sum();
+    assert!(ops.is_multiple_of(19) && ops > 3 * 19 * deaths, "{ops} for {deaths} deaths");
     for figures in runs {
         assert_eq!(figures.items_lost, 0, "seed {}", figures.seed);
         assert!(figures.repair_read_bytes <= 4 * figures.repair_made_bytes);
@@ -115,11 +119,48 @@ fn peers_that_return_to_a_partial_view_are_found_there() {
     }
 }
 
+const ROUGH: &str = include_str!("../../../scripts/scenarios/rough-network.toml");
+
+/// The same with a cut of this kind.
+fn rough(one_way: bool) -> Vec<Figures> {
+    let flags = [("network.cut_one_way", one_way.to_string()), ("time", "\"4m\"".to_owned())];
+    let flags = flags.map(|(name, value)| (name.to_owned(), value));
+    let cases = Case::of(&Scenario::parse(ROUGH, &flags).expect("it is shipped"));
+    cases.iter().map(|case| case.run(0, &|| {})).collect()
+}
+
+#[test]
+fn peers_that_are_cut_off_and_lost_datagrams_cost_no_item() {
+    for one_way in [false, true] {
+        for figures in rough(one_way) {
+            assert_eq!(figures.violations, Vec::<String>::new(), "one way: {one_way}");
+            assert_eq!(figures.items_lost, 0, "{figures:?}");
+            // Ten were taken for dead, and their slots filled; all was well again when they could be reached.
+            assert!(figures.mistaken > 10 && figures.repair_made_bytes > 0, "{figures:?}");
+            assert_eq!(figures.unsettled, 0, "{figures:?}");
+        }
+    }
+}
+
+#[test]
+fn lost_datagrams_alone_move_nothing() {
+    for figures in run(&format!("{CALM}[network]\nloss = 0.02\n"), 0..2) {
+        assert_eq!((figures.items_lost, figures.mistaken, figures.repair_bytes), (0, 0, 0), "{figures:?}");
+    }
+}
+
+#[test]
+fn a_run_tells_how_far_it_is() {
+    let told = std::cell::Cell::new(0);
+    Case::of(&scenario(CALM))[0].run(0, &|| told.set(told.get() + 1));
+    assert_eq!(told.get(), crate::sim::STEPS);
+}
+
 #[test]
 fn the_same_seed_gives_the_same_figures() {
     let cases = Case::of(&scenario(LOSSES));
-    assert_eq!(cases[1].run(7), cases[1].run(7));
-    assert_ne!(cases[1].run(7), cases[1].run(8));
+    assert_eq!(cases[1].run(7, &|| {}), cases[1].run(7, &|| {}));
+    assert_ne!(cases[1].run(7, &|| {}), cases[1].run(8, &|| {}));
 }
 
 /// A scenario as it is shipped, with a few seeds.
@@ -153,13 +194,17 @@ fn where_one_in_a_hundred_dies_each_second_nearly_all_is_kept() {
 #[test]
 fn what_a_peer_sends_does_not_grow_with_the_share() {
     let text = include_str!("../../../scripts/scenarios/scale-peers.toml");
-    let flags = [("sizes", "[30, 300]"), ("time", "\"60s\"")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let flags =
+        [("sizes", "[30, 300, 1000]"), ("time", "\"60s\"")].map(|(name, value)| (name.to_owned(), value.to_owned()));
     let scenario = Scenario::parse(text, &flags).expect("it is shipped");
-    let rates: Vec<f64> = Case::of(&scenario)
+    let rates: Vec<(f64, f64)> = Case::of(&scenario)
         .iter()
-        .map(|case| Summary::of(String::new(), String::new(), &[case.run(0)]).membership_messages_per_peer_second)
+        .map(|case| Summary::of(String::new(), String::new(), &[case.run(0, &|| {})]))
+        .map(|summary| (summary.membership_messages_per_peer_second, summary.upkeep_messages_per_peer_second))
         .collect();
-    assert!(rates[0] > 0.5 && rates[1] < rates[0] * 1.1, "{rates:?}");
+    let [(few, _), more @ ..] = &rates[..] else { panic!("three sizes") };
+    assert!(*few > 0.5 && more.len() == 2, "{rates:?}");
+    assert!(more.iter().all(|(membership, upkeep)| *membership < few * 1.1 && *upkeep < few * 0.1), "{rates:?}");
 }
 
 #[test]
@@ -169,6 +214,7 @@ fn every_shipped_scenario_is_read() {
         include_str!("../../../scripts/scenarios/lineage-churn-1000.toml"),
         include_str!("../../../scripts/scenarios/lineage-churn-10000.toml"),
         include_str!("../../../scripts/scenarios/policies-churn.toml"),
+        include_str!("../../../scripts/scenarios/rough-network.toml"),
         include_str!("../../../scripts/scenarios/policies-subnets-blind.toml"),
         include_str!("../../../scripts/scenarios/policies-subnets-diverse.toml"),
         include_str!("../../../scripts/scenarios/scale-peers.toml"),

@@ -334,6 +334,7 @@ impl World<'_> {
     }
 
     fn change(&mut self, of: PeerTag, changes: Vec<Change>) {
+        self.figures.op_messages += changes.len() as u64 * u64::from(self.case.peers - 1);
         let touched = self.namespace.change(Author::new(of, 0), wall(self.queue.now()), changes).touched;
         for key in touched {
             if let Key::Group(id) = key {

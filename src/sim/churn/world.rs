@@ -13,6 +13,7 @@ use crate::overlay::{Membership, MembershipTimer};
 use crate::sim::chance::Chance;
 use crate::sim::network::{Cut, Network};
 use crate::sim::queue::{Queue, later};
+use crate::sim::{Going, STEPS};
 use crate::time::Instant;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,9 +21,6 @@ use std::time::Duration;
 
 /// Peers of a run start within so long, and have met after twice that.
 const START: Duration = Duration::from_secs(10);
-
-/// How often it is seen whether items can be read, over the time of a run.
-const SAMPLES: u32 = 200;
 
 /// What happens in a run. A `life` tells what was meant for a peer before it went away.
 pub(super) enum Event {
@@ -154,7 +152,7 @@ impl World<'_> {
     }
 
     /// From start to end.
-    pub fn run(mut self) -> Figures {
+    pub fn run(mut self, going: Going) -> Figures {
         self.meet();
         self.fill_up();
         let met = std::mem::take(&mut self.figures);
@@ -168,17 +166,23 @@ impl World<'_> {
             ..Figures::default()
         };
         self.churn();
-        let end = later(self.queue.now(), self.case.time);
-        self.go_on(end);
+        let start = self.queue.now();
+        for step in 1..=STEPS {
+            self.go_on(later(start, self.case.time * step / STEPS));
+            going();
+        }
         self.churning = false;
         // What settling costs is not part of the churn.
         let counted = self.figures.clone();
-        let end = later(end, self.case.settle);
+        let end = later(self.queue.now(), self.case.settle);
         self.go_on(end);
         self.check_unrest();
+        self.figures.unsettled = self.unrest.count();
         self.figures.membership_messages = counted.membership_messages;
         self.figures.membership_bytes = counted.membership_bytes;
         self.figures.messages = counted.messages;
+        self.figures.op_messages = counted.op_messages;
+        (self.figures.upkeep_messages, self.figures.upkeep_bytes) = (counted.upkeep_messages, counted.upkeep_bytes);
         self.figures.items_lost = self.lost.len() as u64;
         self.figures.stored_bytes = self.disks.stored_in_all();
         self.figures
@@ -277,6 +281,7 @@ impl World<'_> {
     fn admit(&mut self, subnet: u32, inviter: Option<PeerTag>) -> PeerTag {
         let key = new_key(&self.namespace, &mut self.chance);
         let (peer, now) = (key.tag(), wall(self.queue.now()));
+        self.figures.op_messages += u64::from(self.case.peers - 1);
         self.namespace.change(Author::new(inviter.unwrap_or(peer), 0), now, vec![admit(key)]);
         self.ring.insert(peer);
         let machine = Machine {
@@ -447,6 +452,7 @@ impl World<'_> {
         let wanted = (up.len() as f64 * self.case.network.cut).round() as usize;
         let peers = self.chance.some(up, wanted).into_iter().collect();
         self.network.cut(begins.then_some(Cut { peers, heard: self.case.network.cut_one_way }));
+        self.disturb_all();
     }
 
     fn sample(&mut self) {
@@ -459,7 +465,7 @@ impl World<'_> {
         self.figures.kept.push(kept);
         self.check_unrest();
         if self.churning {
-            self.queue.after(self.case.time / SAMPLES, Event::Sample);
+            self.queue.after(self.case.time / STEPS, Event::Sample);
         }
     }
 }

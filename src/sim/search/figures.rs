@@ -14,6 +14,8 @@ pub struct Figures {
     /// From the asker to the first holder that answered, and the seconds that took; summed over what was found.
     pub hops: u64,
     pub seconds: f64,
+    /// The seconds of each, in the order of the answers.
+    pub times: Vec<f64>,
 }
 
 /// What several runs of one technique came to.
@@ -26,7 +28,7 @@ pub struct Summary {
     pub searches: u64,
     /// The fraction of them that was answered.
     pub found: f64,
-    /// Queries and answers.
+    /// All messages: queries, answers, and summaries, those from before the searches included.
     pub messages_per_search: f64,
     pub queries_per_search: f64,
     pub answers_per_search: f64,
@@ -37,7 +39,13 @@ pub struct Summary {
     pub summary_messages: f64,
     pub summary_bytes: f64,
     pub summary_messages_per_search: f64,
+    /// The fraction of searches that had found what they were for within so many seconds, upwards.
+    #[serde(skip)]
+    pub curve: Vec<(f64, f64)>,
 }
+
+/// Points of a curve; more tell nothing more.
+const POINTS: usize = 100;
 
 impl Summary {
     pub fn of(technique: &'static str, peers: u32, runs: &[Figures]) -> Summary {
@@ -46,13 +54,19 @@ impl Summary {
         let per = |what: f64, number: f64| what / number.max(1.0);
         let (queries, answers) = (sum(|run| run.queries), sum(|run| run.answers));
         let summaries = sum(|run| run.summaries);
+        let mut times: Vec<f64> = runs.iter().flat_map(|run| run.times.iter().copied()).collect();
+        times.sort_by(f64::total_cmp);
+        let step = times.len().div_ceil(POINTS).max(1);
+        let last = times.len().saturating_sub(1);
+        let shown = times.iter().enumerate().filter(|(at, _)| at % step == 0 || *at == last);
+        let curve = shown.map(|(at, time)| (*time, per((at + 1) as f64, searches))).collect();
         Summary {
             technique,
             peers,
             seeds: runs.len() as u64,
             searches: searches as u64,
             found: per(found, searches),
-            messages_per_search: per(queries + answers, searches),
+            messages_per_search: per(queries + answers + summaries, searches),
             queries_per_search: per(queries, searches),
             answers_per_search: per(answers, searches),
             hops: per(sum(|run| run.hops), found),
@@ -60,6 +74,7 @@ impl Summary {
             summary_messages: per(summaries, runs.len() as f64),
             summary_bytes: per(sum(|run| run.summary_bytes), runs.len() as f64),
             summary_messages_per_search: per(summaries, searches),
+            curve,
         }
     }
 }

@@ -13,6 +13,8 @@ mod world;
 pub use figures::{Figures, Summary};
 pub use scenario::{Published, Scenario, Technique};
 
+use super::Going;
+
 /// One technique of a scenario.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Case {
@@ -28,8 +30,8 @@ impl Case {
     }
 
     /// Runs it. The same case and seed give the same figures.
-    pub fn run(&self, seed: u64) -> Figures {
-        world::World::new(&self.scenario, self.technique, seed).run()
+    pub fn run(&self, seed: u64, going: Going) -> Figures {
+        world::World::new(&self.scenario, self.technique, seed).run(going)
     }
 }
 

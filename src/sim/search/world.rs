@@ -8,6 +8,7 @@ use crate::policy::Geometry;
 use crate::sim::chance::Chance;
 use crate::sim::network::Network;
 use crate::sim::queue::{Queue, between, later};
+use crate::sim::{Going, STEPS};
 use crate::time::Instant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -78,7 +79,7 @@ impl<'a> World<'a> {
         }
     }
 
-    pub fn run(mut self) -> Figures {
+    pub fn run(mut self, going: Going) -> Figures {
         self.connect();
         // Summaries have travelled as far as they go.
         let told = self.scenario.summaries.period * (self.scenario.summaries.levels + 2);
@@ -88,7 +89,12 @@ impl<'a> World<'a> {
             self.queue.after(self.scenario.every * number, What::Search(number));
         }
         let rounds = self.scenario.settings(self.technique).rounds.len() as u32;
-        self.pass(self.scenario.every * self.scenario.searches + self.scenario.search.round * (rounds + 1));
+        let (start, searching) = (self.queue.now(), self.scenario.every * self.scenario.searches);
+        for step in 1..=STEPS {
+            self.pass(between(self.queue.now(), later(start, searching * step / STEPS)));
+            going();
+        }
+        self.pass(self.scenario.search.round * (rounds + 1));
         self.figures
     }
 
@@ -212,7 +218,9 @@ impl<'a> World<'a> {
         let Some((_, since)) = first.and_then(|number| self.asking.remove(&number)) else { return };
         self.figures.found += 1;
         self.figures.hops += u64::from(hops);
-        self.figures.seconds += between(since, self.queue.now()).as_secs_f64();
+        let seconds = between(since, self.queue.now()).as_secs_f64();
+        self.figures.seconds += seconds;
+        self.figures.times.push(seconds);
     }
 }
 
