@@ -15,4 +15,5 @@ mod restart;
 mod search;
 mod self_check;
 mod share;
+mod simulations;
 mod thrash;
