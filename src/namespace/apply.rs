@@ -3,7 +3,7 @@
 //! loses nothing, or left out.
 
 use super::log::{Log, Undo};
-use super::op::{Change, Op, PeerRecord, Place, SetAttributes, Standing};
+use super::op::{Change, Op, PeerRecord, Place, SetAttributes, Standing, VersionVector};
 use super::record::{Block, Entry, Group, Inode, Key, Record, Seat};
 use super::tree::Tree;
 use crate::id::{BlockName, COUNTER_BITS, GroupId, Ino, PeerTag};
@@ -22,23 +22,33 @@ pub(super) struct Work<'a> {
     pub tree: &'a mut Tree,
     /// The ops applied before this one have their before-images in it.
     pub log: &'a Log,
+    /// What the versions it makes are called.
     pub stamp: Stamp,
+    /// Its place in the order: its stamp, but for an op made anew.
+    pub at: Stamp,
+    pub seq: u64,
+    /// Every op that is here.
+    pub known: &'a VersionVector,
+    /// The op is one made anew.
+    pub again: bool,
     /// The op's own time.
     pub time: WallTime,
     pub undo: Undo,
     pub built_on: Option<Stamp>,
 }
 
-/// Applies an op; the before-images are handed back, and the version that had to be gone back to, if any.
-pub(super) fn apply(tree: &mut Tree, log: &Log, op: &Op) -> (Undo, Option<Stamp>) {
-    let time = time_of(op);
-    let mut work = Work { tree, log, stamp: op.stamp, time, undo: Undo::new(), built_on: None };
+/// Applies an op; the before-images are handed back, and the version that had to be gone back to, if any. `known`:
+/// every op of the log and below it.
+pub(super) fn apply(tree: &mut Tree, log: &Log, known: &VersionVector, op: &Op) -> (Undo, Option<Stamp>) {
+    let (stamp, seq, time) = (op.stamp, op.seq, time_of(op.stamp, &op.change));
+    let (undo, built_on) = (Undo::new(), None);
+    let mut work = Work { tree, log, stamp, at: stamp, seq, known, again: false, time, undo, built_on };
     work.change(&op.change);
     (work.undo, work.built_on)
 }
 
-fn time_of(op: &Op) -> WallTime {
-    match &op.change {
+fn time_of(stamp: Stamp, change: &Change) -> WallTime {
+    match change {
         Change::Create { time, .. }
         | Change::Link { time, .. }
         | Change::Unlink { time, .. }
@@ -46,7 +56,7 @@ fn time_of(op: &Op) -> WallTime {
         | Change::Rename { time, .. }
         | Change::Exchange { time, .. } => *time,
         Change::SetXattr { ctime, .. } | Change::Write { ctime, .. } => *ctime,
-        _ => WallTime((op.stamp.time.millis() as i64).saturating_mul(1_000_000)),
+        _ => WallTime((stamp.time.millis() as i64).saturating_mul(1_000_000)),
     }
 }
 
@@ -77,11 +87,27 @@ impl Work<'_> {
             Change::Evict { peer } => {
                 self.put(Key::Peer(*peer), None);
                 self.set_standing(*peer, Standing::default());
+                self.take_back(*peer);
             }
             Change::Relocate { from, to, blocks } => blocks.iter().for_each(|name| self.relocate(*from, *to, *name)),
             Change::CloseGroup { group } => self.close_group(*group),
             Change::SetStanding { peer, standing } => self.set_standing(*peer, *standing),
+            Change::LetGo { peer } => self.let_go(*peer),
+            Change::TakeBack { peer } => self.take_back(*peer),
+            Change::Again { stamp, seq, change } => self.again(*stamp, *seq, &change.0),
         }
+    }
+
+    /// Of all who make an op anew, and its own log, the first one counts.
+    fn again(&mut self, stamp: Stamp, seq: u64, change: &Change) {
+        let key = Key::Again(stamp.author);
+        let there = matches!(self.tree.get(&key), Some(Record::Again(last)) if *last >= seq);
+        if there || self.again || self.known.get(stamp.author) >= seq {
+            return;
+        }
+        self.put(key, Some(Record::Again(seq)));
+        (self.stamp, self.seq, self.time, self.again) = (stamp, seq, time_of(stamp, change), true);
+        self.change(change);
     }
 
     /// The one way to change the tree: remembers what was there.
@@ -213,6 +239,20 @@ impl Work<'_> {
         let record = (standing != Standing::default()).then_some(Record::Standing(standing));
         if self.tree.get(&key) != record.as_ref() {
             self.put(key, record);
+        }
+    }
+
+    fn let_go(&mut self, peer: PeerTag) {
+        let key = Key::Away(peer);
+        if self.tree.get(&Key::Peer(peer)).is_some() && self.tree.get(&key).is_none() {
+            self.put(key, Some(Record::Away { by: self.stamp.author, seq: self.seq }));
+        }
+    }
+
+    fn take_back(&mut self, peer: PeerTag) {
+        let key = Key::Away(peer);
+        if self.tree.get(&key).is_some() {
+            self.put(key, None);
         }
     }
 

@@ -39,20 +39,32 @@ impl Work<'_> {
         if let Some(line) = self.tree.line(ino, base) {
             return Some(line);
         }
+        if self.again && base == Stamp::default() {
+            // It brings everything along, for nobody else has what it was built on.
+            return self.fork(ino, ino, Version { size: 0, extents: BTreeMap::new() }, linked);
+        }
         let mut family = self.tree.family(ino).into_iter();
         // Without the version, the op that wrote it has not arrived, and this one waits for it: on any other
         // version it would give bytes that nobody wrote.
-        let (line, version) = family.find_map(|line| self.version(line, base).map(|version| (line, version)))?;
-        self.built_on = Some(base);
+        let (line, (version, since)) =
+            family.find_map(|line| self.version(line, base).map(|version| (line, version)))?;
+        self.built_on = Some(since);
         self.fork(ino, line, version, linked)
     }
 
-    /// The content of a file just after op `base` wrote it, if it did.
-    fn version(&self, ino: Ino, base: Stamp) -> Option<Version> {
+    /// The content of a file just after op `base` wrote it, if it did, and the op before the first one whose
+    /// before-images that takes.
+    fn version(&self, ino: Ino, base: Stamp) -> Option<(Version, Stamp)> {
         let inode = self.tree.inode(ino)?;
         let mut written = Some((inode.content, inode.size));
         let mut version = self.current(ino);
-        for later in self.log.between(base, self.stamp).rev() {
+        let mut since = base;
+        // An op made anew has its place in the order above its stamp: so the walk ends where the version is found.
+        for later in self.log.between(base, self.at).rev() {
+            if written.is_none_or(|(content, _)| content == base) {
+                break;
+            }
+            since = later.op.stamp;
             if let Some(before) = later.undo.get(&Key::Inode(ino)) {
                 written = match before {
                     Some(Record::Inode(inode)) => Some((inode.content, inode.size)),
@@ -68,7 +80,8 @@ impl Work<'_> {
             }
         }
         let (_, size) = written.filter(|(content, _)| *content == base)?;
-        Some(Version { size, ..version })
+        let since = self.log.last_before(since).unwrap_or(base);
+        Some((Version { size, ..version }, since))
     }
 
     fn current(&self, ino: Ino) -> Version {

@@ -15,8 +15,10 @@ pub(super) type Undo = BTreeMap<Key, Option<Record>>;
 pub(super) struct Logged {
     pub op: Op,
     pub undo: Undo,
-    /// The version an op went back to for a conflict copy: before-images since then are still needed.
+    /// Where an op went back to for a conflict copy: before-images since then are still needed.
     pub built_on: Option<Stamp>,
+    /// Its length as it is sent and stored.
+    pub bytes: usize,
 }
 
 /// The ops above the stable frontier. Of each author they are a run without gaps.
@@ -27,8 +29,10 @@ pub(super) struct Log {
     runs: BTreeMap<Author, Run>,
     /// Stamps of the ops with `built_on`.
     conflicts: BTreeSet<Stamp>,
-    /// Stamps of the evictions.
-    evictions: BTreeSet<Stamp>,
+    /// Stamps of the ops that evict a peer or let go of one.
+    partings: BTreeSet<Stamp>,
+    /// Of all ops together.
+    bytes: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -42,10 +46,12 @@ impl Log {
     pub fn push(&mut self, op: Op) {
         let run = self.runs.entry(op.stamp.author).or_insert(Run { first: op.seq, stamps: VecDeque::new() });
         run.stamps.push_back(op.stamp);
-        if matches!(op.change, Change::Evict { .. }) {
-            self.evictions.insert(op.stamp);
+        if matches!(op.change, Change::Evict { .. } | Change::LetGo { .. }) {
+            self.partings.insert(op.stamp);
         }
-        self.ops.insert(op.stamp, Logged { op, undo: Undo::new(), built_on: None });
+        let bytes = encoded_bytes(&op);
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.ops.insert(op.stamp, Logged { op, undo: Undo::new(), built_on: None, bytes });
     }
 
     pub fn get(&self, stamp: Stamp) -> Option<&Logged> {
@@ -80,7 +86,8 @@ impl Log {
             let logged = first.remove();
             let stamp = logged.op.stamp;
             self.conflicts.remove(&stamp);
-            self.evictions.remove(&stamp);
+            self.partings.remove(&stamp);
+            self.bytes = self.bytes.saturating_sub(logged.bytes);
             if let Some(run) = self.runs.get_mut(&stamp.author) {
                 run.stamps.pop_front();
                 run.first += 1;
@@ -146,15 +153,25 @@ impl Log {
         self.runs.iter().map(|(peer, run)| (*peer, run.first))
     }
 
-    /// Evictions here: who is evicted, and the eviction.
-    pub fn evictions(&self) -> impl Iterator<Item = (PeerTag, &Op)> {
-        self.evictions.iter().filter_map(|stamp| match self.ops.get(stamp).map(|logged| &logged.op) {
-            Some(op @ Op { change: Change::Evict { peer }, .. }) => Some((*peer, op)),
+    /// The bytes of all ops here.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Partings here: who is evicted or let go, and the op that says so.
+    pub fn partings(&self) -> impl Iterator<Item = (PeerTag, &Op)> {
+        self.partings.iter().filter_map(|stamp| match self.ops.get(stamp).map(|logged| &logged.op) {
+            Some(op @ Op { change: Change::Evict { peer } | Change::LetGo { peer }, .. }) => Some((*peer, op)),
             _ => None,
         })
     }
 
-    /// The lowest version that a conflict copy made after `frontier` went back to.
+    /// Evictions here: who is evicted, and the eviction.
+    pub fn evictions(&self) -> impl Iterator<Item = (PeerTag, &Op)> {
+        self.partings().filter(|(_, op)| matches!(op.change, Change::Evict { .. }))
+    }
+
+    /// The lowest place that a conflict copy made after `frontier` went back to.
     pub fn built_on_after(&self, frontier: Stamp) -> Option<Stamp> {
         self.conflicts.range(frontier..).filter(|stamp| **stamp > frontier).filter_map(|s| self.get(*s)?.built_on).min()
     }
@@ -189,7 +206,7 @@ impl Namespace {
         let mut bytes = 0;
         while let Some((std::cmp::Reverse(stamp), seq)) = cursors.pop() {
             let Some(logged) = self.log.get(stamp) else { continue };
-            bytes = encoded_bytes(&logged.op).saturating_add(bytes);
+            bytes = logged.bytes.saturating_add(bytes);
             if bytes > max_bytes && !ops.is_empty() {
                 break;
             }

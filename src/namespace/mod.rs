@@ -12,6 +12,7 @@ mod log;
 mod names;
 mod op;
 mod read;
+mod rebase;
 mod record;
 mod snapshot;
 mod stability;
@@ -22,8 +23,10 @@ mod validate;
 
 pub use log::Missing;
 pub use op::*;
+pub use rebase::Rebased;
 pub use record::*;
 pub use snapshot::{Checkpoint, Snapshot};
+pub use stability::Lack;
 pub use tree::FilesSummary;
 pub use validate::{OpError, XATTR_NAME_BYTES, check_name};
 
@@ -194,7 +197,9 @@ impl Namespace {
             }
         }
         before.retain(|key, record| self.tree.get(key) != record.as_ref());
-        if self.peers().take(2).count() == 1 || fresh.iter().any(|op| matches!(op.change, Change::Evict { .. })) {
+        if self.peers().take(2).count() == 1
+            || fresh.iter().any(|op| matches!(op.change, Change::Evict { .. } | Change::LetGo { .. }))
+        {
             self.advance();
         }
         Ok(Applied { ops: fresh, touched: before.into_keys().collect() })
@@ -257,7 +262,7 @@ impl Namespace {
     /// Applies an op of the log, all before it being applied.
     fn apply(&mut self, stamp: Stamp) {
         if let Some(logged) = self.log.get(stamp) {
-            let (undo, built_on) = apply::apply(&mut self.tree, &self.log, &logged.op);
+            let (undo, built_on) = apply::apply(&mut self.tree, &self.log, &self.vector, &logged.op);
             self.log.applied(stamp, undo, built_on);
         }
     }

@@ -4,7 +4,7 @@ use crate::id::{Author, BlockName, GroupId, Ino, PeerKey, PeerTag};
 use crate::policy::{Geometry, Policy};
 use crate::time::{Stamp, WallTime};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::collections::BTreeMap;
 
 /// Content up to this many bytes travels and lives in the op itself.
@@ -250,6 +250,51 @@ pub enum Change {
         peer: PeerTag,
         standing: Standing,
     },
+    /// Lets go of a peer that is away and would keep the log growing: its word is no longer needed for what is stable,
+    /// and it has to take a snapshot when it returns. It stays on the roster, and in its seats.
+    LetGo {
+        peer: PeerTag,
+    },
+    /// A peer that was let go is about to be given a snapshot: it counts again from here on.
+    TakeBack {
+        peer: PeerTag,
+    },
+    /// Op `seq` of `stamp.author`, which its log could no longer bring, at a new place in the order: by whoever had it
+    /// when it took a snapshot. It has its own stamp still, as the name of the versions it makes. Of several, and of
+    /// the op itself, one counts.
+    Again {
+        stamp: Stamp,
+        seq: u64,
+        change: Carried,
+    },
+}
+
+/// A change inside another. It holds no further one, however it comes from outside.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Carried(pub Box<Change>);
+
+impl Serialize for Carried {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes = postcard::to_stdvec(&self.0).map_err(serde::ser::Error::custom)?;
+        Bytes::from(bytes).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Carried {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Carried, D::Error> {
+        let bytes = Bytes::deserialize(deserializer)?;
+        let inner = Change::Again { stamp: Stamp::default(), seq: 0, change: Carried(Change::reap_root()) };
+        // Looked at before it is decoded: what nests without end would use up the stack.
+        let nested = postcard::to_stdvec(&inner).map_err(de::Error::custom)?;
+        if bytes.first() == nested.first() {
+            return Err(de::Error::custom("a carried change carries another"));
+        }
+        match postcard::take_from_bytes(&bytes) {
+            Ok((change, [])) => Ok(Carried(Box::new(change))),
+            Ok(_) => Err(de::Error::custom("bytes follow a carried change")),
+            Err(error) => Err(de::Error::custom(error)),
+        }
+    }
 }
 
 /// What the owner of a machine has said about it.
@@ -262,6 +307,16 @@ pub struct Standing {
 }
 
 impl Change {
+    /// The smallest change there is, which nobody takes.
+    fn reap_root() -> Box<Change> {
+        Box::new(Change::Reap { ino: Ino::ROOT })
+    }
+
+    /// Whether the change still means the same when its maker's log is gone, and it is made anew.
+    pub(super) fn outlives_its_log(&self) -> bool {
+        !matches!(self, Change::LetGo { .. } | Change::TakeBack { .. } | Change::Again { .. })
+    }
+
     /// The inodes that must be there for the change to mean anything.
     pub(super) fn inodes(&self) -> [Option<Ino>; 4] {
         match self {
@@ -284,7 +339,10 @@ impl Change {
             | Change::Evict { .. }
             | Change::Relocate { .. }
             | Change::CloseGroup { .. }
-            | Change::SetStanding { .. } => [None; 4],
+            | Change::SetStanding { .. }
+            | Change::LetGo { .. }
+            | Change::TakeBack { .. }
+            | Change::Again { .. } => [None; 4],
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Records: what the tree holds, one value for each key. Everything else about the namespace follows from them.
 
 use super::op::{Extent, Kind, Name, PeerRecord, Place, Standing};
-use crate::id::{BlockName, GroupId, Ino, PeerTag};
+use crate::id::{Author, BlockName, GroupId, Ino, PeerTag};
 use crate::policy::{Geometry, Policy};
 use crate::time::{Stamp, WallTime};
 use bytes::Bytes;
@@ -21,6 +21,10 @@ pub enum Key {
     Counter(PeerTag),
     /// What a peer's owner said of it; absent if nothing.
     Standing(PeerTag),
+    /// There while a peer is let go.
+    Away(PeerTag),
+    /// The last op of an author that was made anew by whoever had it.
+    Again(Author),
 }
 
 /// The value under a [`Key`] of the same name.
@@ -35,6 +39,12 @@ pub enum Record {
     Peer(Box<PeerRecord>),
     Counter(u64),
     Standing(Standing),
+    /// The op that let the peer go: whoever has it, and comes back, knows.
+    Away {
+        by: Author,
+        seq: u64,
+    },
+    Again(u64),
 }
 
 /// A file, directory, symlink or special file.

@@ -135,7 +135,9 @@ fn check_record(key: &Key, record: &Record) -> Result<(), &'static str> {
         | (Key::Group(_), Record::Group(_))
         | (Key::Peer(_), Record::Peer(_))
         | (Key::Counter(_), Record::Counter(_))
-        | (Key::Standing(_), Record::Standing(_)) => Ok(()),
+        | (Key::Standing(_), Record::Standing(_))
+        | (Key::Away(_), Record::Away { .. })
+        | (Key::Again(_), Record::Again(_)) => Ok(()),
         _ => Err("a record does not fit its key"),
     }
 }

@@ -3,14 +3,23 @@
 
 use super::Namespace;
 use super::op::{Change, VersionVector};
-use super::record::Key;
+use super::record::{Key, Record};
 use crate::id::{BlockName, GroupId, Ino, PeerTag};
-use crate::time::Stamp;
+use crate::time::{Hlc, Stamp};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 
 /// The most peers whose vectors are kept: a peer may be heard before the op that admits it arrives.
 const HEARD_PEERS: usize = 1024;
+
+/// Ops of the log that a peer has not got.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lack {
+    pub ops: u64,
+    pub bytes: u64,
+    /// When the first of them was made.
+    pub oldest: Option<Hlc>,
+}
 
 impl Namespace {
     /// Notes what a peer has, as it says itself; how many ops became stable by that is handed back.
@@ -83,17 +92,57 @@ impl Namespace {
         }
     }
 
-    /// Peers whose word is needed: the roster, and the evicted as long as someone may still take ops from them,
-    /// not having seen the eviction.
-    fn reckoned(&self) -> BTreeSet<PeerTag> {
-        let mut reckoned: BTreeSet<PeerTag> = self.peers().map(|(peer, _)| peer).collect();
+    /// Peers whose word is needed: the roster without those let go, and the evicted and let go as long as someone may
+    /// still take ops from them, not having seen that.
+    pub fn reckoned(&self) -> BTreeSet<PeerTag> {
+        let mut reckoned: BTreeSet<PeerTag> =
+            self.peers().map(|(peer, _)| peer).filter(|peer| !self.is_away(*peer)).collect();
         let unseen = |op: &super::Op| {
             let sees = |vector: &VersionVector| vector.get(op.stamp.author) >= op.seq;
             reckoned.iter().any(|peer| Some(*peer) != self.me && !self.known.get(peer).is_some_and(sees))
         };
-        let evicted: Vec<_> = self.log.evictions().filter(|(_, op)| unseen(op)).map(|(peer, _)| peer).collect();
-        reckoned.extend(evicted);
+        let parted: Vec<_> = self.log.partings().filter(|(_, op)| unseen(op)).map(|(peer, _)| peer).collect();
+        reckoned.extend(parted);
         reckoned
+    }
+
+    /// Whether a peer is let go: see [`Change::LetGo`].
+    pub fn is_away(&self, peer: PeerTag) -> bool {
+        self.tree.get(&Key::Away(peer)).is_some()
+    }
+
+    /// What a peer must have before ops can be exchanged with it, where `theirs` is what it has: the op that let it go,
+    /// and what the log here no longer holds. It then has to take a snapshot.
+    pub fn needed_by(&self, peer: PeerTag, theirs: &VersionVector) -> Option<VersionVector> {
+        let mut needed = VersionVector::default();
+        if let Some(Record::Away { by, seq }) = self.tree.get(&Key::Away(peer)) {
+            needed.0.insert(*by, *seq);
+        }
+        let beyond = self.base.0.iter().filter(|(author, seq)| theirs.get(**author) < **seq);
+        for (author, seq) in beyond {
+            let most = needed.0.entry(*author).or_default();
+            *most = (*most).max(*seq);
+        }
+        (!theirs.covers(&needed)).then_some(needed)
+    }
+
+    /// What of the log a peer has not got, as far as it has been heard.
+    pub fn lack(&self, peer: PeerTag) -> Lack {
+        let nothing = VersionVector::default();
+        let theirs = self.known.get(&peer).unwrap_or(&nothing);
+        let mut lack = Lack::default();
+        for logged in self.log.iter().filter(|logged| theirs.get(logged.op.stamp.author) < logged.op.seq) {
+            lack.ops += 1;
+            lack.bytes += logged.bytes as u64;
+            lack.oldest.get_or_insert(logged.op.stamp.time);
+        }
+        lack
+    }
+
+    /// How many ops are not stable yet, the bytes they take in the log, and when the first of them was made.
+    pub fn log_size(&self) -> Lack {
+        let oldest = self.log.iter().next().map(|logged| logged.op.stamp.time);
+        Lack { ops: self.log.len() as u64, bytes: self.log.bytes() as u64, oldest }
     }
 
     /// Whether ops of this peer are taken: it is on the roster, or was until an op that is not stable yet (another

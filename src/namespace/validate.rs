@@ -41,6 +41,12 @@ pub enum OpError {
     /// Two different ops of one peer bear the same number: it lost its log and went on. It must join again.
     #[error("peer {author} made two different ops {seq}: its log was lost or copied; evict it and let it join again")]
     Clash { author: Author, seq: u64 },
+    /// The snapshot lacks what is settled here: it is older. Ask another peer for one.
+    #[error("the snapshot lacks what is settled here; fetch one from another peer")]
+    Behind,
+    /// A peer has begun to number its ops anew as often as it can. It must join again, with another key.
+    #[error("this machine has used up its epochs; let it join anew with another --home")]
+    NoEpoch,
     /// A snapshot that is no namespace.
     #[error("the snapshot is damaged: {what}; fetch another")]
     Damaged { what: &'static str },
@@ -112,6 +118,16 @@ pub(super) fn check_change(stamp: Stamp, change: &Change) -> Result<(), &'static
         Change::Admit { peer } => check_peer(peer),
         Change::Evict { .. } | Change::CloseGroup { .. } | Change::SetStanding { .. } => Ok(()),
         Change::Relocate { blocks, .. } => ensure(blocks.len() <= RELOCATED_BLOCKS, "it moves too many blocks"),
+        Change::LetGo { .. } | Change::TakeBack { .. } => Ok(()),
+        Change::Again { stamp: first, seq, change } => {
+            ensure(*first < stamp, "it makes anew what came after it")?;
+            ensure(
+                *seq > 0 && first.author.peer() != PeerTag::default(),
+                "it makes anew what has no number or no peer",
+            )?;
+            ensure(change.0.outlives_its_log(), "it makes anew what meant something at its own place only")?;
+            check_change(*first, &change.0)
+        }
     }
 }
 

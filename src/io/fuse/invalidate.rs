@@ -35,9 +35,14 @@ impl Invalidation {
                 Key::Extent(ino, _) => found.insert(Invalidation::Inode(*ino)),
                 Key::Entry(parent, name) => found.insert(Invalidation::Entry(*parent, name.clone())),
                 // The kernel does not keep these.
-                Key::Xattr(..) | Key::Block(_) | Key::Group(_) | Key::Peer(_) | Key::Counter(_) | Key::Standing(_) => {
-                    false
-                }
+                Key::Xattr(..)
+                | Key::Block(_)
+                | Key::Group(_)
+                | Key::Peer(_)
+                | Key::Counter(_)
+                | Key::Standing(_)
+                | Key::Away(_)
+                | Key::Again(_) => false,
             };
         }
         let whole = found.clone();

@@ -1,6 +1,7 @@
 //! Tests of the namespace: each rule by itself, and whole worlds of peers against one order of all ops.
 
 mod merging;
+mod returning;
 mod rules;
 mod settling;
 mod worlds;

@@ -1,5 +1,6 @@
 //! Whole worlds: random ops of several peers, each made from what its maker sees, arriving late, mixed, twice.
 
+mod away;
 mod changes;
 mod losses;
 mod roster;
@@ -37,6 +38,8 @@ struct Run {
     losses: Losses,
     /// Who was taken off the roster, perhaps before anybody heard.
     evicted: Option<usize>,
+    /// Who neither hears the others nor is heard.
+    apart: Option<usize>,
 }
 
 /// Picks one of some things by chance.
@@ -57,6 +60,7 @@ impl Run {
             seen: BTreeMap::new(),
             losses: Losses::default(),
             evicted: None,
+            apart: None,
             world,
         };
         for at in 0..usize::from(peers) {
@@ -177,6 +181,9 @@ impl Run {
     /// A peer hears what another has on stable storage, which brings it there first.
     fn tell(&mut self, at: usize, x: u32) {
         let from = x as usize % self.world.peers.len();
+        if from != at && self.apart.is_some_and(|apart| apart == from || apart == at) {
+            return;
+        }
         if self.knows_evicted(at, from) || self.knows_evicted(from, at) {
             return;
         }
@@ -253,7 +260,7 @@ impl Run {
     /// builds on what they took.
     fn founded(&self, one: &Namespace, ops: &[Op]) -> BTreeSet<Stamp> {
         let founded = |stamp: &Stamp| self.seen.get(stamp).is_none_or(|seen| one.vector().covers(seen));
-        ops.iter().map(|op| op.stamp).filter(founded).collect()
+        ops.iter().map(|op| away::as_first_made(op).stamp).filter(founded).collect()
     }
 
     /// Everyone who is still of the share gets everything that can reach it: all have the tree that one gets who has
@@ -307,9 +314,9 @@ impl Run {
             self.checkpoint(at);
             self.restart(at, 1);
         }
-        let reached = all.iter().map(|op| op.stamp).collect();
+        let reached = all.iter().map(|op| away::as_first_made(op).stamp).collect();
         self.losses.check(&one, &self.world.blocks, &reached, &founded);
-        losses::attributes_are_as_last_said(&one, &all);
+        losses::attributes_are_as_last_said(&one, &all.iter().map(away::as_first_made).collect::<Vec<_>>());
     }
 
     /// The ops that made the world, before any peer had the others.

@@ -101,6 +101,12 @@ impl Run {
 
     /// How many of an author's ops may reach `at`: of an evicted one only what another still has, or had before it knew.
     pub fn reachable(&self, at: usize, author: Author) -> u64 {
+        let of_apart = |apart: usize| self.world.peers[apart].tag == author.peer();
+        if self.apart.is_some_and(|apart| (apart == at) != of_apart(apart)) {
+            // No more than it has, or than those have who are together.
+            let side = (0..self.world.peers.len()).filter(|one| (Some(*one) == self.apart) == (Some(at) == self.apart));
+            return side.map(|one| self.world.ns(one).vector().get(author)).max().unwrap_or(0);
+        }
         let Some(gone) = self.evicted.filter(|gone| self.world.peers[*gone].tag == author.peer() && *gone != at) else {
             return u64::MAX;
         };
