@@ -44,6 +44,10 @@ pub struct Config {
     pub repair_busy_percent: u64,
     #[serde(rename = "scrub_days", deserialize_with = "days::<1, 3_650, _>")]
     pub scrub_within: Duration,
+    #[serde(deserialize_with = "bytes::<{ 4 * KIB }, { 64 * GIB }, _>")]
+    pub away_log: u64,
+    #[serde(rename = "away_days", deserialize_with = "days::<1, 3_650, _>")]
+    pub away_after: Duration,
     #[serde(deserialize_with = "mtu")]
     pub mtu: u16,
     pub gso: bool,
@@ -51,6 +55,7 @@ pub struct Config {
     pub log: String,
 }
 
+const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
@@ -79,6 +84,8 @@ impl Default for Config {
             repair_bandwidth: 64 * MIB,
             repair_busy_percent: 25,
             scrub_within: Duration::from_secs(14 * 86_400),
+            away_log: 64 * MIB,
+            away_after: Duration::from_secs(7 * 86_400),
             mtu: 8952,
             gso: true,
             log: "info".to_owned(),
@@ -237,6 +244,12 @@ const TEMPLATE: &str = r#"# The settings of this shoal peer. A line without its 
 # two weeks keep a second failure from meeting the first.
 #scrub_days = 14
 
+# How much of the log of changes is kept for a machine that is away: what it lacks, 4 KiB to 64 GiB, and for how many
+# days, 1 to 3650. While it is kept, nothing that was deleted meanwhile is let go. Past either (or 100,000 changes) the
+# machine takes a snapshot when it is back, and its own changes are made anew: nothing is lost, but it takes longer.
+#away_log = "64 MiB"
+#away_days = 7
+
 # The largest UDP payload that is tried, 1200 to 65527. Larger packets cost less; what the network does not carry is
 # found out and not used. The default suits networks with jumbo frames of 9000 bytes.
 #mtu = 8952
@@ -371,7 +384,7 @@ mod tests {
         let (_, message) = fails("nonsense = 1");
         let all = message.split("expected one of").nth(1).expect("the names of the settings");
         let names: Vec<&str> = all.split('`').skip(1).step_by(2).collect();
-        assert_eq!(names.len(), 19, "{names:?}");
+        assert_eq!(names.len(), 21, "{names:?}");
         for name in names {
             assert!(in_effect().contains(&format!("\n{name} = ")), "{name} is missing");
         }

@@ -58,6 +58,12 @@ fn upkeep(report: &StatusReport) -> String {
         let left = output::duration(until.saturating_sub(scrub::now()));
         text += &format!("{} is under maintenance for {left} more: no repair for it meanwhile.\n", peer.name);
     }
+    for peer in report.peers.iter().filter(|peer| peer.let_go) {
+        text += &format!(
+            "{} was away for too long to keep every change for it: when it is back it takes a snapshot, and its own changes are kept.\n",
+            peer.name
+        );
+    }
     if report.scrub.shards > 0 {
         let shards = count(report.scrub.shards, "shard", "shards");
         text += &format!("Scrub: {} of {shards} read in this round.\n", report.scrub.shards_checked);
@@ -163,12 +169,14 @@ mod tests {
         let mut busy = report(2, 2, 0);
         busy.peers[1] = PeerReport { name: "attic".into(), leaving: true, ..PeerReport::default() };
         busy.peers[2] = PeerReport { name: "cellar".into(), maintenance_until: Some(0), ..PeerReport::default() };
+        busy.peers[3] = PeerReport { name: "laptop".into(), let_go: true, ..PeerReport::default() };
         busy.scrub.rot_found = 1;
         busy.files_set_aside = 2;
         busy.volumes_damaged = 1;
         let said = upkeep(&busy);
         for words in [
             "attic is leaving",
+            "laptop was away for too long",
             "cellar is under maintenance",
             "1 damaged shard was",
             "2 files were set aside",

@@ -20,6 +20,11 @@ pub enum Effect {
     Remember(Past),
     /// Bring the log to stable storage, then answer with [`super::Event::LogDurable`].
     SyncLog,
+    /// Fetch a snapshot from this peer, then go on from it with [`super::Peer::plan_rebase`] and
+    /// [`super::Peer::rebased`], or answer with [`super::Event::SnapshotFailed`].
+    FetchSnapshot {
+        from: PeerTag,
+    },
     /// Send on the ordered stream.
     SendControl {
         to: PeerTag,

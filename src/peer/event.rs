@@ -37,6 +37,8 @@ pub enum Event {
     Search { search: u64, block: BlockName },
     /// What [`super::Effect::LookUp`] found.
     Holds { query: QueryId, pieces: Vec<Piece> },
+    /// What [`super::Effect::FetchSnapshot`] asked for could not be had, or not be used.
+    SnapshotFailed,
     /// Somebody wants the groups looked at now, whatever failed before.
     Hurry,
     /// From now on it may make changes by itself. After a power cut its disk may lack its last ops, whose numbers others

@@ -1,6 +1,6 @@
 //! How ops travel between peers: pushes, catching up, comparing vectors.
 
-use super::{Effect, PROTOCOL, Peer, TICK, Timer};
+use super::{Effect, Memory, PROTOCOL, Peer, TICK, Timer};
 use crate::id::{Author, PeerTag};
 use crate::namespace::{Missing, Namespace, Op, OpError, VersionVector};
 use crate::overlay::SearchEvent;
@@ -35,11 +35,19 @@ pub(super) struct Link {
     sent: VersionVector,
     /// What it was last told at a tick: all ops here, and the durable ones.
     told: (VersionVector, VersionVector),
+    /// It lacks these, and has to take a snapshot: until it has said Hello with them, nothing is taken from it, nor sent.
+    pub(super) needed: Option<VersionVector>,
     /// It lacked something at the last tick already: not just an op in flight from its author.
     lagging: bool,
 }
 
 impl Link {
+    /// The same connection, begun anew with what the other has.
+    pub(super) fn anew(&self, needed: Option<VersionVector>) -> Link {
+        let (theirs, durable) = (self.theirs.clone(), self.durable.clone());
+        Link { greeted: self.greeted, sent: theirs.clone(), theirs, durable, needed, ..Link::default() }
+    }
+
     /// What it has, or will have when all that was sent arrives.
     fn on_its_way(&self) -> VersionVector {
         let mut has = self.theirs.clone();
@@ -70,6 +78,11 @@ impl Peer {
         effects: &mut Vec<Effect>,
     ) {
         let Some(link) = self.links.get_mut(&from) else { return };
+        let exchanges =
+            !matches!(message, ControlMessage::Hello { .. } | ControlMessage::Load { .. } | ControlMessage::Search(_));
+        if exchanges && link.needed.is_some() && !matches!(message, ControlMessage::SnapshotNeeded { .. }) {
+            return;
+        }
         match message {
             ControlMessage::Hello { protocol, share, vector, software } => {
                 if share != self.share || protocol != PROTOCOL {
@@ -82,6 +95,11 @@ impl Peer {
                 }
                 link.greeted = true;
                 link.sent = vector.clone();
+                link.needed = namespace.needed_by(from, &vector);
+                if link.needed.is_some() {
+                    link.theirs = vector;
+                    return self.ask_to_take_snapshot(from, effects);
+                }
                 self.heard(namespace, from, vector, None, effects);
             }
             ControlMessage::Have { vector, durable, sure } => {
@@ -104,12 +122,7 @@ impl Peer {
                     effects.push(Effect::SyncLog);
                 }
             }
-            ControlMessage::SnapshotNeeded => {
-                let how = format!(
-                    "peer {from} has trimmed ops that this one still lacks; this home must be made anew: remove it and join again"
-                );
-                effects.push(Effect::Misbehaved { peer: from, how });
-            }
+            ControlMessage::SnapshotNeeded { needed } => self.must_take_snapshot(namespace, from, &needed, effects),
             ControlMessage::Load { usage } => {
                 self.loads.insert(from, usage);
             }
@@ -133,7 +146,7 @@ impl Peer {
         for ops in ops.chunks(PUSH_OPS) {
             let Some((first, last)) = ops.first().zip(ops.last()) else { return };
             for (peer, link) in &mut self.links {
-                if link.greeted && link.sent.get(author) + 1 == first.seq {
+                if link.greeted && link.needed.is_none() && link.sent.get(author) + 1 == first.seq {
                     link.sent.0.insert(author, last.seq);
                     effects.push(Effect::SendControl { to: *peer, message: ControlMessage::Ops(ops.to_vec()) });
                 }
@@ -201,9 +214,9 @@ impl Peer {
     }
 
     /// Sends the next batch of what the peer neither has nor was sent.
-    fn catch_up(&mut self, namespace: &Namespace, to: PeerTag, effects: &mut Vec<Effect>) {
+    pub(super) fn catch_up(&mut self, namespace: &Namespace, to: PeerTag, effects: &mut Vec<Effect>) {
         let Some(link) = self.links.get_mut(&to) else { return };
-        if !link.greeted {
+        if !link.greeted || link.needed.is_some() {
             return;
         }
         let has = link.on_its_way();
@@ -220,7 +233,10 @@ impl Peer {
                 link.current |= link.on_its_way().covers(namespace.vector());
                 effects.push(Effect::SendControl { to, message: ControlMessage::Ops(ops) });
             }
-            Missing::Snapshot => effects.push(Effect::SendControl { to, message: ControlMessage::SnapshotNeeded }),
+            Missing::Snapshot => {
+                link.needed = namespace.needed_by(to, &has);
+                self.ask_to_take_snapshot(to, effects);
+            }
         }
     }
 
@@ -230,7 +246,10 @@ impl Peer {
             return;
         }
         let told = |link: &Link| link.greeted && namespace.vector().covers(&link.theirs);
-        self.unheard.retain(|peer| namespace.peer(*peer).is_some() && !self.links.get(peer).is_some_and(told));
+        // One that was let go makes anew what it has of this peer's, which numbers its ops anew by then.
+        let apart = self.past.memory == Memory::Apart;
+        let gone = |peer: PeerTag| namespace.peer(peer).is_none() || (apart && namespace.is_away(peer));
+        self.unheard.retain(|peer| !gone(*peer) && !self.links.get(peer).is_some_and(told));
         self.remembers(effects);
     }
 
@@ -251,6 +270,10 @@ impl Peer {
         let state = (namespace.vector().clone(), self.durable.clone());
         let peers: Vec<PeerTag> = self.links.keys().copied().collect();
         for peer in peers {
+            if self.links.get(&peer).is_some_and(|link| link.needed.is_some()) {
+                self.ask_to_take_snapshot(peer, effects);
+                continue;
+            }
             if self.links.get(&peer).is_some_and(|link| link.told != state) {
                 effects.push(self.have(peer, namespace));
             }
@@ -270,7 +293,8 @@ impl Peer {
 
     pub(super) fn log_durable(&mut self, namespace: &Namespace, vector: VersionVector, effects: &mut Vec<Effect>) {
         for (author, seq) in vector.0 {
-            raise(&mut self.durable, author, seq);
+            // A sync that began before a snapshot was taken speaks of ops that went with the old log.
+            raise(&mut self.durable, author, seq.min(namespace.vector().get(author)));
         }
         self.answer_durable(namespace, effects);
         effects.push(Effect::Settled);

@@ -37,14 +37,15 @@ impl Peer {
         self.healing.is_worked_on(group)
     }
 
-    /// For how long every other peer of the roster has been alive, connected and up to date with this one, without a
+    /// For how long every other peer of the roster that is not let go has been alive, connected and up to date with this one, without a
     /// break. Whoever is waits for nobody's ops, save those that are on their way this moment.
     pub fn hears_everyone_for(&self) -> std::time::Duration {
         self.hears_everyone_for
     }
 
     pub(super) fn look_after_groups(&mut self, namespace: &mut Namespace, now: WallTime, effects: &mut Vec<Effect>) {
-        let heard = namespace.peers().all(|(peer, _)| {
+        let reckoned = |peer: &PeerTag| !namespace.is_away(*peer);
+        let heard = namespace.peers().map(|(peer, _)| peer).filter(reckoned).all(|peer| {
             let current = |link: &super::Link| link.current && namespace.vector().covers(&link.theirs);
             peer == self.me || (self.is_alive(peer) && self.links.get(&peer).is_some_and(current))
         });

@@ -12,11 +12,13 @@ mod event;
 mod exchange;
 mod healing;
 mod past;
+mod returning;
 mod searching;
 
 pub use effect::Effect;
 pub use event::{Event, Timer};
 pub use past::{Memory, Past};
+pub use returning::LogBound;
 
 use crate::group::{Healing, HealingSettings};
 use crate::id::{Author, PeerTag, ShareId};
@@ -59,6 +61,11 @@ pub struct Peer {
     /// Peers that wait to hear that our log is durable, and the own seq they wait for.
     awaiting_durable: BTreeMap<PeerTag, (Author, u64)>,
     past: Past,
+    /// How much of the log is kept for peers that are away, and for how many ticks each has been.
+    log_bound: LogBound,
+    away_for: BTreeMap<PeerTag, u32>,
+    /// A snapshot is being fetched, to go on from.
+    rebasing: bool,
     /// Where this peer's disk may have lost ops it made: who may have them, and has not said since what it has.
     unheard: BTreeSet<PeerTag>,
 }
@@ -88,6 +95,9 @@ impl Peer {
             ready: false,
             awaiting_durable: BTreeMap::new(),
             past,
+            log_bound: LogBound::default(),
+            away_for: BTreeMap::new(),
+            rebasing: false,
             unheard: BTreeSet::new(),
             // What was read from the log at the start may lie in the page cache only.
             durable: VersionVector::default(),
@@ -138,7 +148,7 @@ impl Peer {
 
     /// Whether at least one peer has said what it has, and all that any said is here.
     pub fn has_caught_up(&self, namespace: &Namespace) -> bool {
-        let mut greeted = self.links.values().filter(|link| link.greeted).peekable();
+        let mut greeted = self.links.values().filter(|link| link.greeted && link.needed.is_none()).peekable();
         greeted.peek().is_some() && greeted.all(|link| namespace.vector().covers(&link.theirs))
     }
 
@@ -190,6 +200,7 @@ impl Peer {
             Event::Timer(Timer::Membership(timer)) => self.membership(MembershipEvent::Timer(timer), &mut effects),
             Event::Timer(Timer::Tick) => {
                 self.tick(namespace, &mut effects);
+                self.let_go_of_the_absent(namespace, now, &mut effects);
                 self.look_after_groups(namespace, now, &mut effects);
                 self.searching(SearchEvent::Tick(TICK), &mut effects);
             }
@@ -209,6 +220,7 @@ impl Peer {
                 self.searching(SearchEvent::Holds { query, pieces }, &mut effects);
             }
             Event::Hurry => self.healing.hurry(),
+            Event::SnapshotFailed => self.rebasing = false,
             Event::Ready => self.is_ready(namespace, &mut effects),
             Event::Emptied => self.emptied(namespace, now, &mut effects),
             Event::Leaving => {
@@ -254,6 +266,7 @@ impl Peer {
             return;
         }
         effects.push(Effect::Persist(ops.clone()));
+        self.note_away(namespace, touched, effects);
         if from.is_none() {
             self.push_own(&ops, effects);
         } else {

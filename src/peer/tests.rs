@@ -3,7 +3,7 @@
 use super::*;
 use crate::group::HealingSettings;
 use crate::id::{BlockName, Ino, PeerKey};
-use crate::namespace::{Kind, PeerRecord, Place};
+use crate::namespace::{Kind, PeerRecord, Place, Snapshot};
 use crate::overlay::{Bloom, Member, Piece, SearchSettings, Settings};
 use crate::policy::Geometry;
 use crate::volume::ports::ShardId;
@@ -21,6 +21,7 @@ enum What {
     Datagram { from: usize, to: usize, bytes: Bytes },
     Connect(usize, usize),
     Synced(usize, u64, VersionVector),
+    Snapshot { from: usize, to: usize },
 }
 
 struct Machine {
@@ -28,6 +29,7 @@ struct Machine {
     peer: Peer,
     namespace: Namespace,
     /// What it would read at a restart: nothing is lost by a crash, only by a power cut.
+    base: Option<Snapshot>,
     log: Vec<Op>,
     past: Past,
     up: bool,
@@ -101,7 +103,7 @@ impl World {
             namespace.set_me(tag);
             let past = Past::default();
             let (peer, effects) = start(tag, past, &namespace, seed + index as u64, 1);
-            world.machines.push(Machine { tag, peer, namespace, log: ops.clone(), past, up: true, run: 0 });
+            world.machines.push(Machine { tag, peer, namespace, base: None, log: ops.clone(), past, up: true, run: 0 });
             world.carry_out(index, effects);
         }
         for a in 0..peers {
@@ -143,6 +145,10 @@ impl World {
             match effect {
                 Effect::Persist(ops) => self.machines[from].log.extend(ops),
                 Effect::Remember(past) => self.machines[from].past = past,
+                Effect::FetchSnapshot { from: of } => {
+                    let (of, after) = (self.index(of), self.rng.random_range(0..SECOND));
+                    self.at(after, What::Snapshot { from: of, to: from });
+                }
                 Effect::SyncLog => {
                     let vector = self.machines[from].namespace.vector().clone();
                     let run = self.machines[from].run;
@@ -212,9 +218,45 @@ impl World {
                     }
                 }
                 What::Connect(a, b) => self.connect(a, b),
+                What::Snapshot { from, to } => self.snapshot(from, to),
             }
         }
         self.now = end;
+    }
+
+    fn snapshot(&mut self, from: usize, to: usize) {
+        if !self.linked(from, to) {
+            return self.handle(to, Event::SnapshotFailed);
+        }
+        let (wall, tag) = (self.wall(), self.machines[to].tag);
+        let machine = &mut self.machines[from];
+        let effects = machine.peer.take_back(&mut machine.namespace, tag, wall);
+        let snapshot = machine.namespace.snapshot();
+        self.carry_out(from, effects);
+        let machine = &mut self.machines[to];
+        let fresh = Namespace::restore(snapshot.clone()).unwrap();
+        let Ok((past, rebased)) = machine.peer.plan_rebase(&machine.namespace, fresh, wall) else {
+            return self.handle(to, Event::SnapshotFailed);
+        };
+        machine.log = rebased.ops.clone();
+        (machine.past, machine.base) = (past, Some(snapshot));
+        let effects = machine.peer.rebased(&mut machine.namespace, past, rebased);
+        self.carry_out(to, effects);
+    }
+
+    fn keep_ops(&mut self, ops: u64) {
+        for machine in &mut self.machines {
+            machine.peer.set_log_bound(LogBound { ops, ..LogBound::default() });
+        }
+    }
+
+    fn cut_off(&mut self, index: usize) {
+        for other in 0..self.machines.len() {
+            if other != index {
+                self.cut.insert((index.min(other), index.max(other)));
+                self.disconnect(index, other);
+            }
+        }
     }
 
     fn connect(&mut self, a: usize, b: usize) {
@@ -253,10 +295,11 @@ impl World {
         let wall = self.wall();
         let seed = self.rng.random();
         let machine = &mut self.machines[index];
-        let mut namespace = Namespace::new();
+        let mut namespace = machine.base.clone().map_or_else(Namespace::new, |base| Namespace::restore(base).unwrap());
         namespace.receive(machine.log.clone(), wall).unwrap();
         namespace.set_me(machine.tag);
-        let (peer, effects) = start(machine.tag, machine.past, &namespace, seed, self.now);
+        let (mut peer, effects) = start(machine.tag, machine.past, &namespace, seed, self.now);
+        peer.set_log_bound(machine.peer.log_bound);
         (machine.peer, machine.namespace, machine.up, machine.run) = (peer, namespace, true, machine.run + 1);
         self.carry_out(index, effects);
         for other in 0..self.machines.len() {
@@ -530,4 +573,138 @@ fn a_search_reaches_beyond_a_broken_link_and_ends_when_nobody_has_anything() {
     world.handle(0, Event::Search { search: 2, block });
     world.run(2 * SECOND);
     assert_eq!(world.searched[&2], []);
+}
+
+/// Everybody makes changes without being asked.
+fn all_ready(world: &mut World) {
+    for index in 0..world.machines.len() {
+        world.handle(index, Event::Ready);
+    }
+}
+
+fn create_many(world: &mut World, index: usize, mark: &str, count: usize, made: &mut BTreeSet<String>) {
+    for n in 0..count {
+        let name = format!("{mark}{n}");
+        world.create(index, &name);
+        made.insert(name);
+        world.run(SECOND / 10);
+    }
+}
+
+#[test]
+fn a_peer_that_is_away_for_too_long_is_let_go_and_comes_back_with_its_changes() {
+    let mut world = World::new(4, 21);
+    world.keep_ops(20);
+    all_ready(&mut world);
+    world.run(5 * SECOND);
+    let mut made = BTreeSet::new();
+    create_many(&mut world, 3, "before", 5, &mut made);
+    world.cut_off(3);
+    create_many(&mut world, 3, "alone", 40, &mut made);
+    create_many(&mut world, 0, "without", 15, &mut made);
+    world.run(60 * SECOND);
+    let away = world.machines[3].tag;
+    assert!(!world.machines[1].namespace.is_away(away), "so much is kept for it");
+    assert!(world.machines[1].namespace.unstable() >= 15);
+    create_many(&mut world, 1, "more", 15, &mut made);
+    world.run(10 * SECOND);
+    for index in 0..3 {
+        assert!(world.machines[index].namespace.is_away(away), "at machine {index}");
+        assert_eq!(world.machines[index].namespace.unstable(), 0, "the log of machine {index} is empty again");
+        assert!(world.machines[index].peer.hears_everyone_for() > Duration::ZERO, "what is deleted may go");
+    }
+    assert!(world.machines[3].namespace.unstable() >= 40, "the one that is alone lets go of nobody");
+    assert!((0..3).all(|index| !world.machines[3].namespace.is_away(world.machines[index].tag)));
+    world.heal();
+    world.run(20 * SECOND);
+    for index in 0..4 {
+        let names: BTreeSet<String> = world.names(index).into_iter().collect();
+        assert_eq!(names, made, "machine {index}");
+        assert!(!world.machines[index].namespace.is_away(away));
+        assert_eq!(world.machines[index].namespace.unstable(), 0, "it counts again");
+    }
+    assert_eq!(world.machines[3].past, Past { epoch: 1, memory: Memory::Whole });
+    // And once more, after a restart.
+    world.crash(3);
+    world.restart(3);
+    world.run(5 * SECOND);
+    world.handle(3, Event::Ready);
+    let seq = world.create(3, "at last");
+    world.run(SECOND);
+    assert!(world.machines[3].peer.is_settled(seq, false));
+    assert!(world.names(0).contains(&"at last".to_owned()));
+}
+
+#[test]
+fn of_two_peers_the_one_that_may_not_let_go_waits() {
+    let mut world = World::new(2, 22);
+    world.keep_ops(5);
+    all_ready(&mut world);
+    world.run(5 * SECOND);
+    world.cut_off(0);
+    let mut made = BTreeSet::new();
+    create_many(&mut world, 0, "zero", 10, &mut made);
+    create_many(&mut world, 1, "one", 10, &mut made);
+    world.run(60 * SECOND);
+    let away = |world: &World, at: usize| world.machines[at].namespace.is_away(world.machines[1 - at].tag);
+    assert!(away(&world, 0) != away(&world, 1), "one of the two lets go of the other");
+    world.heal();
+    world.run(20 * SECOND);
+    for index in 0..2 {
+        assert_eq!(world.names(index).into_iter().collect::<BTreeSet<_>>(), made);
+        assert_eq!(world.machines[index].namespace.unstable(), 0);
+    }
+}
+
+#[test]
+fn peers_converge_after_any_faults_however_little_of_the_log_is_kept() {
+    let mut let_go = 0;
+    for seed in 0..40 {
+        let mut world = World::new(4, 1000 + seed);
+        world.keep_ops(3);
+        all_ready(&mut world);
+        let mut made = BTreeSet::new();
+        for step in 0..40 {
+            let (a, b) = (world.rng.random_range(0..4), world.rng.random_range(0..4));
+            match world.rng.random_range(0..12) {
+                0 if world.machines[a].up => world.crash(a),
+                0 | 1 if !world.machines[a].up => {
+                    world.restart(a);
+                    world.handle(a, Event::Ready);
+                }
+                2 if a != b => {
+                    world.cut.insert((a.min(b), a.max(b)));
+                    world.disconnect(a, b);
+                }
+                3 if a != b => {
+                    world.cut.remove(&(a.min(b), a.max(b)));
+                    world.at(0, What::Connect(a, b));
+                }
+                4 => world.cut_off(a),
+                5 => {
+                    let pause = world.rng.random_range(30 * SECOND..60 * SECOND);
+                    world.run(pause);
+                }
+                _ if world.machines[a].up => {
+                    let name = format!("{step}");
+                    world.create(a, &name);
+                    made.insert(name);
+                }
+                _ => {}
+            }
+            let pause = world.rng.random_range(0..SECOND);
+            world.run(pause);
+            let tags: Vec<PeerTag> = world.machines.iter().map(|machine| machine.tag).collect();
+            let_go += usize::from(tags.iter().any(|tag| world.machines[a].namespace.is_away(*tag)));
+        }
+        world.heal();
+        all_ready(&mut world);
+        world.run(60 * SECOND);
+        for index in 0..4 {
+            let names: BTreeSet<String> = world.names(index).into_iter().collect();
+            assert_eq!(names, made, "seed {seed}, peer {index}");
+            assert_eq!(world.machines[index].namespace.unstable(), 0, "seed {seed}, peer {index}: all is stable");
+        }
+    }
+    assert!(let_go > 40, "peers were let go in these worlds");
 }

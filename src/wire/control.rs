@@ -33,8 +33,9 @@ pub enum ControlMessage {
     Have { vector: VersionVector, durable: VersionVector, sure: bool },
     /// Please put my ops of this epoch up to `seq` on stable storage and answer `Have`.
     SyncUpTo { epoch: u8, seq: u64 },
-    /// My vector is below what your log still holds: I will ask for a snapshot.
-    SnapshotNeeded,
+    /// You lack some of these ops, which my log no longer holds, or by which you were let go: I take none of yours until
+    /// you have taken a snapshot.
+    SnapshotNeeded { needed: VersionVector },
     /// What my store takes and could take.
     Load { usage: StoreUsage },
     /// I am about to stop; do not wait for me.
@@ -63,13 +64,13 @@ impl Message for ControlMessage {
                 }
                 bounded(vector)
             }
+            ControlMessage::SnapshotNeeded { needed } => bounded(needed),
             ControlMessage::Have { vector, durable, .. } => bounded(vector).and_then(|()| bounded(durable)),
             ControlMessage::Working { groups } if groups.len() > ANNOUNCED => Err(malformed("work on too many groups")),
             ControlMessage::Search(message) => message.check().map_err(malformed),
             ControlMessage::Working { .. }
             | ControlMessage::Ops(_)
             | ControlMessage::SyncUpTo { .. }
-            | ControlMessage::SnapshotNeeded
             | ControlMessage::Load { .. }
             | ControlMessage::Leaving => Ok(()),
         }
@@ -114,7 +115,7 @@ mod tests {
                 "01020207ac02ef9baf05010001",
             ),
             (ControlMessage::SyncUpTo { epoch: 2, seq: 300 }, "010302ac02"),
-            (ControlMessage::SnapshotNeeded, "0104"),
+            (ControlMessage::SnapshotNeeded { needed: vector() }, "01040207ac02ef9baf0501"),
             (ControlMessage::Load { usage: StoreUsage { stored: 1, free: 2, capacity: 300 } }, "01050102ac02"),
             (ControlMessage::Leaving, "0106"),
             (ControlMessage::Working { groups: vec![GroupId(5)] }, "01070105"),

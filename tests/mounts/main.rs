@@ -9,6 +9,7 @@ mod healing;
 mod joining;
 mod looking_after;
 mod namespaces;
+mod offline;
 mod promises;
 mod refusals;
 mod restart;

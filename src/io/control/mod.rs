@@ -14,7 +14,7 @@ pub use client::Client;
 pub use message::{ByteText, ControlReply, ControlRequest, Progress};
 pub use report::{
     AliveParticipant, BlockReport, CanStopReport, EvictReport, GroupCounts, GroupReport, GroupsReport, HealingReport,
-    LeaveReport, MountReport, PeerReport, PeersReport, PolicyReport, ScrubReport, ScrubbedPeer, ShardReport,
+    LeaveReport, LogReport, MountReport, PeerReport, PeersReport, PolicyReport, ScrubReport, ScrubbedPeer, ShardReport,
     SlotReport, StatsReport, StatusReport, WhereReport,
 };
 pub use server::{Commands, ProgressSink, Server, serve};

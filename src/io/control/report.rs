@@ -38,6 +38,14 @@ pub struct StatusReport {
     /// Volumes of those stores that were found cut short or damaged at a start. They stay; what is intact in them is
     /// served, and the rest is got again from others.
     pub volumes_damaged: u64,
+    pub log: LogReport,
+}
+
+/// The log of changes on the answering peer: what some machine that counts has not got, or not said so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LogReport {
+    pub ops: u64,
+    pub bytes: u64,
 }
 
 /// What healing has before it, and how fast it goes. What was done is counted since the peers' starts.
@@ -117,6 +125,8 @@ pub struct PeerReport {
     pub leaving: bool,
     /// Until then, in seconds since 1970, its being away is no reason for repair; none: no maintenance is announced.
     pub maintenance_until: Option<u64>,
+    /// It was away for so long that the log is not kept for it any more: it takes a snapshot when it is back.
+    pub let_go: bool,
 }
 
 /// `shoal groups`.

@@ -9,7 +9,7 @@ use crate::group::{Outcome, Work};
 use crate::id::{Author, BlockName, Ino, PeerTag, ShareId};
 use crate::io::quic::{Network, RosterPeer};
 use crate::io::store::OpLog;
-use crate::namespace::{Change, Key, Namespace, PeerRecord, VersionVector};
+use crate::namespace::{Change, Key, Namespace, Op, PeerRecord, VersionVector};
 use crate::overlay::{Piece, QueryId};
 use crate::peer::{Effect, Event, Past, Peer, Timer};
 use crate::time::WallTime;
@@ -68,6 +68,8 @@ pub struct Host {
     epoch: AtomicU8,
     past_file: PastFile,
     on_suspect: OnceLock<Box<dyn Fn(ShardId) + Send + Sync>>,
+    /// Told from whom to fetch a snapshot, to go on from.
+    on_outdated: OnceLock<Box<dyn Fn(PeerTag) + Send + Sync>>,
     volume: OnceLock<Volume>,
     stopping: AtomicBool,
 }
@@ -107,6 +109,7 @@ impl Host {
             epoch: AtomicU8::new(past.epoch),
             past_file,
             on_suspect: OnceLock::new(),
+            on_outdated: OnceLock::new(),
             volume: OnceLock::new(),
             stopping: AtomicBool::new(false),
         })
@@ -200,6 +203,7 @@ impl Host {
                     }
                 }
                 Effect::Remember(past) => self.remember(&past),
+                Effect::FetchSnapshot { from } => self.fetch_snapshot(from),
                 Effect::SyncLog => self.sync_log(),
                 Effect::SendControl { to, message } => {
                     if let Some(network) = self.network.get() {
@@ -308,6 +312,50 @@ impl Host {
         let _ = self.on_suspect.set(listener);
     }
 
+    /// Who fetches a snapshot and calls [`Host::rebase`]; once.
+    pub fn on_outdated(&self, listener: Box<dyn Fn(PeerTag) + Send + Sync>) {
+        let _ = self.on_outdated.set(listener);
+    }
+
+    fn fetch_snapshot(&self, from: PeerTag) {
+        match self.on_outdated.get() {
+            Some(listener) => listener(from),
+            // It is still starting, and will be told again.
+            None => {
+                let this = self.this.clone();
+                self.runtime.spawn(async move {
+                    if let Some(host) = this.upgrade() {
+                        host.handle(Event::SnapshotFailed);
+                    }
+                });
+            }
+        }
+    }
+
+    /// Makes a peer that was let go count again: it is about to be given a snapshot.
+    pub fn take_back(&self, peer: PeerTag) {
+        let mut core = self.core.lock();
+        let effects = core.take_back(&mut self.namespace.write(), peer, self.now());
+        self.carry_out(&mut core, effects);
+    }
+
+    /// Goes on from a snapshot. `keep` brings the ops that are made anew on top of it to stable storage, and the snapshot
+    /// with them. Nothing else happens here meanwhile. How many ops were made anew.
+    pub fn rebase(&self, fresh: Namespace, keep: impl FnOnce(&[Op]) -> anyhow::Result<()>) -> anyhow::Result<usize> {
+        let mut core = self.core.lock();
+        let (past, rebased) = core.plan_rebase(&self.namespace.read(), fresh, self.now())?;
+        let carried = rebased.carried;
+        self.past_file.save(&past)?;
+        if let Err(error) = keep(&rebased.ops) {
+            // Which of the two is on the disk is not known: a restart finds out.
+            tracing::error!("going on from a snapshot failed: {error:#}; this peer stops");
+            std::process::abort();
+        }
+        let effects = core.rebased(&mut self.namespace.write(), past, rebased);
+        self.carry_out(&mut core, effects);
+        Ok(carried)
+    }
+
     /// Somebody could not get this shard whole from here.
     pub fn suspected(&self, id: ShardId) {
         if let Some(listener) = self.on_suspect.get() {
@@ -326,11 +374,13 @@ impl Host {
         let log = self.log.clone();
         // Every op of this vector was appended before, since `core` is held.
         let vector: VersionVector = self.namespace.read().vector().clone();
+        let author = self.author();
         let position = log.position();
         self.runtime.spawn(async move {
             match log.sync(position).await {
                 Ok(()) => {
-                    if let Some(host) = this.upgrade() {
+                    // In another epoch, what was logged before may be here no more.
+                    if let Some(host) = this.upgrade().filter(|host| host.author() == author) {
                         host.handle(Event::LogDurable(vector));
                     }
                 }
@@ -439,6 +489,7 @@ impl Control for Host {
     fn settle(&self, seq: u64, durable: bool) -> BoxFuture<'_, Result<(), Errno>> {
         Box::pin(async move {
             let deadline = tokio::time::Instant::now() + SETTLE_DEADLINE;
+            let author = self.author();
             if durable {
                 let mut core = self.core.lock();
                 let effects = core.request_durable(seq);
@@ -448,7 +499,8 @@ impl Control for Host {
                 let news = self.settled.notified();
                 tokio::pin!(news);
                 news.as_mut().enable();
-                if self.core.lock().is_settled(seq, durable) {
+                // Made anew in another epoch meanwhile, on stable storage: whoever is there gets it with all the rest.
+                if self.author() != author || self.core.lock().is_settled(seq, durable) {
                     return Ok(());
                 }
                 if tokio::time::timeout_at(deadline, news).await.is_err() {

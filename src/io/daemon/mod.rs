@@ -10,6 +10,7 @@ mod looking_after;
 mod machine;
 mod past;
 mod persist;
+mod rebase;
 mod report;
 mod scrub;
 mod setup;
@@ -26,7 +27,7 @@ use crate::io::quic::{Identity, Network};
 use crate::io::store::{Home, Shards, ShardsOptions};
 use crate::namespace::{Change, Key, Namespace, PeerRecord};
 use crate::overlay::{self, Member, Membership, Search, SearchSettings};
-use crate::peer::{Event, Memory, Peer};
+use crate::peer::{Event, LogBound, Memory, Peer};
 use crate::volume::ports::{Control, ShardNetwork, ShardStore};
 use crate::volume::{RepairBounds, Volume, VolumeSettings};
 use crate::wire::PeerStats;
@@ -124,7 +125,8 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
     let share = home.share();
     let search = Search::new(me, SearchSettings::meshed(), rand::random());
     let (past_file, past) = PastFile::open(home)?;
-    let (core, effects) = Peer::start(me, past, share, membership, healing_settings(&config), search, &namespace);
+    let (mut core, effects) = Peer::start(me, past, share, membership, healing_settings(&config), search, &namespace);
+    core.set_log_bound(LogBound { bytes: config.away_log, age: config.away_after, ..LogBound::default() });
     let host = Host::new(share, core, namespace, persistence.log().clone(), store.clone(), past, past_file);
     let invitations = Arc::new(Invitations::open(home.paths().root(), share)?);
     let household = Arc::<Household>::default();
@@ -167,6 +169,7 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
         stopped: tokio::sync::watch::channel(false).0,
     });
     daemon.listen_for_changes();
+    daemon.rebase_when_outdated();
     daemon.reap_orphans();
     let server = control::serve(&home.paths().control_socket(), daemon.clone())?;
     if let Some(mountpoint) = mountpoint {

@@ -4,8 +4,8 @@ use super::Host;
 use crate::group::{self, State};
 use crate::id::{Ino, PeerTag};
 use crate::io::control::{
-    AliveParticipant, BlockReport, ByteText, GroupCounts, GroupReport, GroupsReport, MountReport, PeerReport,
-    ShardReport, SlotReport, StatsReport, StatusReport, WhereReport,
+    AliveParticipant, BlockReport, ByteText, GroupCounts, GroupReport, GroupsReport, LogReport, MountReport,
+    PeerReport, ShardReport, SlotReport, StatsReport, StatusReport, WhereReport,
 };
 use crate::namespace::{Group, Kind, Source};
 use crate::volume::ports::{Candidate, Control};
@@ -22,6 +22,7 @@ pub fn status(host: &Host, stats: &StatsReport) -> StatusReport {
         group::losses_survived(namespace.groups().map(|(_, group)| group), &alive, namespace.policy(Ino::ROOT));
     let files = namespace.files();
     let policy = namespace.policy(Ino::ROOT).to_string();
+    let log = namespace.log_size();
     drop(namespace);
     StatusReport {
         share: host.share().to_string(),
@@ -38,6 +39,7 @@ pub fn status(host: &Host, stats: &StatsReport) -> StatusReport {
         peers_answered: stats.peers_answered,
         blocks_unreadable,
         policy,
+        log: LogReport { ops: log.ops, bytes: log.bytes },
         ..StatusReport::default()
     }
 }
@@ -80,6 +82,7 @@ pub fn peers(host: &Host) -> Vec<PeerReport> {
             free_bytes: usage.map(|usage| usage.free),
             capacity_bytes: usage.map(|usage| usage.capacity),
             leaving: candidate.leaving,
+            let_go: namespace.is_away(candidate.peer),
             maintenance_until: (until > host.now()).then(|| until.millis() / 1000),
         })
     };

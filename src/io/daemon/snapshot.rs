@@ -91,9 +91,34 @@ pub fn from_chunks(chunks: Vec<Bytes>) -> Result<Snapshot, SnapshotError> {
 }
 
 /// What lies beside a checkpoint's records on disk.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct CheckpointMark {
     pub me: PeerTag,
     pub vector: VersionVector,
     pub frontier: Stamp,
+}
+
+/// Follows the mark where the tree has just taken the place of another: the log of that one is void.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Replaced {
+    /// The number of the first segment of the log that counts.
+    pub log_from: u32,
+    /// The ops above the records. They are in the log as well, unless the peer was killed before they could be.
+    pub ops: Vec<Op>,
+}
+
+/// The bytes that lie beside the records.
+pub fn encode_mark(mark: &CheckpointMark, replaced: Option<&Replaced>) -> Result<Vec<u8>, postcard::Error> {
+    let bytes = postcard::to_stdvec(mark)?;
+    match replaced {
+        Some(replaced) => postcard::to_extend(replaced, bytes),
+        None => Ok(bytes),
+    }
+}
+
+/// What [`encode_mark`] made.
+pub fn decode_mark(bytes: &[u8]) -> Result<(CheckpointMark, Option<Replaced>), postcard::Error> {
+    let (mark, rest) = postcard::take_from_bytes(bytes)?;
+    let replaced = if rest.is_empty() { None } else { Some(postcard::from_bytes(rest)?) };
+    Ok((mark, replaced))
 }

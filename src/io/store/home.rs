@@ -52,6 +52,11 @@ impl HomePaths {
         self.root.join("tree.redb")
     }
 
+    /// A checkpoint that is to take the place of that one.
+    pub fn next_tree(&self) -> PathBuf {
+        self.root.join("tree.redb.new")
+    }
+
     /// The directory of the shards.
     pub fn shards(&self) -> PathBuf {
         self.root.join("shards")

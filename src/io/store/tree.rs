@@ -95,6 +95,15 @@ impl TreeFile {
         })
     }
 
+    /// Puts the file in the place of another, which is gone when this returns, or, after a crash, the other is still
+    /// there whole. Waits for the disk.
+    pub fn replace(&mut self, path: &Path) -> Result<(), StoreError> {
+        std::fs::rename(&self.path, path).map_err(StoreError::io("replace", path))?;
+        self.path = path.to_owned();
+        let directory = path.parent().unwrap_or(path);
+        super::sys::sync_directory(directory).map_err(StoreError::io("write", directory))
+    }
+
     fn encode<T: Serialize>(&self, value: &T) -> Result<Vec<u8>, StoreError> {
         postcard::to_extend(value, vec![VERSION]).map_err(|error| StoreError::Io {
             doing: "encode for",

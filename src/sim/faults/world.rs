@@ -340,6 +340,10 @@ impl<'a> World<'a> {
                     let after = self.chance.up_to(LATENCY);
                     self.queue.after(after, What::Step { of: n, run, job: Job::work(work) });
                 }
+                // Nobody is away for as long as logs reach back.
+                Effect::FetchSnapshot { from } => {
+                    self.violation(format!("{} has to take a snapshot of {from}", self.machines[n].tag));
+                }
                 Effect::Misbehaved { peer, how } => {
                     self.violation(format!("{} calls {peer} faulty: {how}", self.machines[n].tag));
                 }

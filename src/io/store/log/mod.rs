@@ -100,7 +100,16 @@ impl OpLog {
     /// Opens the log in `directory`, making it if there is none, and hands every op in it to `replay`, a record
     /// at a time, oldest first.
     pub fn open(directory: &Path, replay: impl FnMut(Vec<Op>)) -> Result<(OpLog, Recovery), StoreError> {
-        let (state, recovery) = open::open(directory, replay)?;
+        OpLog::open_from(directory, 0, replay)
+    }
+
+    /// Likewise, but segments before number `first` are void, and deleted unread.
+    pub fn open_from(
+        directory: &Path,
+        first: u32,
+        replay: impl FnMut(Vec<Op>),
+    ) -> Result<(OpLog, Recovery), StoreError> {
+        let (state, recovery) = open::open(directory, first, replay)?;
         let shared = Arc::new(Shared {
             directory: directory.to_owned(),
             state: Mutex::new(state),
@@ -186,6 +195,27 @@ impl OpLog {
         Err(StoreError::LogStopped { path: self.shared.directory.clone(), why })
     }
 
+    /// Begins a new segment, and hands its number back: all that was appended is durable, and lies before it. Waits for
+    /// the disk.
+    pub fn cut(&self) -> Result<u32, StoreError> {
+        let mut state = self.shared.state.lock();
+        self.shared.check(&state)?;
+        self.shared.rotate(&mut state)?;
+        Ok(state.current.number)
+    }
+
+    /// Deletes the segments before number `first`, whatever they hold. Waits for the disk.
+    pub fn drop_before(&self, first: u32) -> Result<(), StoreError> {
+        let mut old = Vec::new();
+        {
+            let mut state = self.shared.state.lock();
+            while state.closed.front().is_some_and(|segment| segment.number < first) {
+                old.extend(state.closed.pop_front());
+            }
+        }
+        self.shared.delete(&old)
+    }
+
     /// Lets go of the oldest segments, as long as `checkpoint` covers every op in them. For after the tree that
     /// holds those ops is durable. Waits for the disk: not from an async worker. The number of segments deleted.
     pub fn trim(&self, checkpoint: &VersionVector) -> Result<usize, StoreError> {
@@ -201,14 +231,7 @@ impl OpLog {
                 old.extend(state.closed.pop_front());
             }
         }
-        for segment in &old {
-            let path = segment.path(&self.shared.directory);
-            fs::remove_file(&path).map_err(StoreError::io("delete", &path))?;
-        }
-        if !old.is_empty() {
-            let directory = &self.shared.directory;
-            sys::sync_directory(directory).map_err(StoreError::io("write", directory))?;
-        }
+        self.shared.delete(&old)?;
         Ok(old.len())
     }
 
@@ -236,6 +259,18 @@ impl Shared {
             Some(why) => Err(StoreError::LogStopped { path: self.directory.clone(), why: why.to_string() }),
             None => Ok(()),
         }
+    }
+
+    /// Deletes the files of segments, oldest first, so that no gap is ever left.
+    fn delete(&self, old: &[Segment]) -> Result<(), StoreError> {
+        for segment in old {
+            let path = segment.path(&self.directory);
+            fs::remove_file(&path).map_err(StoreError::io("delete", &path))?;
+        }
+        if !old.is_empty() {
+            sys::sync_directory(&self.directory).map_err(StoreError::io("write", &self.directory))?;
+        }
+        Ok(())
     }
 
     /// After a failed sync the kernel forgets what it could not write, and a second sync would succeed for

@@ -19,9 +19,19 @@ pub struct Recovery {
     pub torn: u64,
 }
 
-pub(super) fn open(directory: &Path, mut replay: impl FnMut(Vec<Op>)) -> Result<(State, Recovery), StoreError> {
+pub(super) fn open(
+    directory: &Path,
+    first: u32,
+    mut replay: impl FnMut(Vec<Op>),
+) -> Result<(State, Recovery), StoreError> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(StoreError::io("create", directory))?;
-    let numbers = numbers(directory)?;
+    let mut numbers = numbers(directory, first)?;
+    // Only as many as there are: the oldest go first, so that a crash meanwhile leaves no gap.
+    while let Some(void) = numbers.first().copied().filter(|number| *number < first) {
+        let path = segment_path(directory, void);
+        fs::remove_file(&path).map_err(StoreError::io("delete", &path))?;
+        numbers.remove(&void);
+    }
     let mut recovery = Recovery::default();
     let mut segments = Vec::new();
     for number in &numbers {
@@ -33,7 +43,7 @@ pub(super) fn open(directory: &Path, mut replay: impl FnMut(Vec<Op>)) -> Result<
             let path = current.path(directory);
             (OpenOptions::new().write(true).open(&path).map_err(StoreError::io("open", &path))?, current)
         }
-        None => create(directory, 1)?,
+        None => create(directory, first.max(1))?,
     };
     // What an earlier process wrote and nobody synced is counted as durable from now on, so it must be.
     file.sync_data().map_err(StoreError::io("sync", &current.path(directory)))?;
@@ -53,7 +63,7 @@ pub(super) fn open(directory: &Path, mut replay: impl FnMut(Vec<Op>)) -> Result<
 }
 
 /// The segments' numbers: without a gap, or something was taken away.
-fn numbers(directory: &Path) -> Result<BTreeSet<u32>, StoreError> {
+fn numbers(directory: &Path, from: u32) -> Result<BTreeSet<u32>, StoreError> {
     let mut numbers = BTreeSet::new();
     for entry in fs::read_dir(directory).map_err(StoreError::io("read", directory))? {
         let entry = entry.map_err(StoreError::io("read", directory))?;
@@ -70,7 +80,8 @@ fn numbers(directory: &Path) -> Result<BTreeSet<u32>, StoreError> {
             None => tracing::warn!("{} does not belong to the op log; it is left alone", entry.path().display()),
         }
     }
-    if let (Some(first), Some(last)) = (numbers.first(), numbers.last())
+    let first = numbers.range(from..).next();
+    if let (Some(first), Some(last)) = (first, numbers.last())
         && let Some(missing) = (*first..=*last).find(|number| !numbers.contains(number))
     {
         return Err(StoreError::damaged(&segment_path(directory, missing), None, "this log segment is missing"));
