@@ -1,5 +1,6 @@
 //! Machines that go, out of the world of the healing tests.
 
+use super::super::backlog::Done;
 use super::super::healing::tests::{World, quick};
 use super::*;
 use crate::namespace::{Change, Standing};
@@ -82,6 +83,9 @@ fn a_machine_that_leaves_has_handed_over_when_the_others_are_as_well_off() {
     let me = w.tag(0);
     let left = |w: &World| handing_over(&w.namespace, &w.candidates, &UnderWay::new(), me, false);
     assert_eq!((left(&w).groups, left(&w).blocks, left(&w).bytes), (3, 3, 250 + 1000 + 1000));
+    let under_way = [(groups[1], Done { blocks: 1, bytes: 400 })].into();
+    let less = handing_over(&w.namespace, &w.candidates, &under_way, me, false);
+    assert_eq!((less.groups, less.blocks, less.bytes), (3, 2, 250 + 600 + 1000), "some of it is on its way");
     w.change(me, Change::SetStanding { peer: me, standing: Standing { leaving: true, ..Standing::default() } });
     w.pass(30);
     assert_eq!(left(&w), HandingOver::default());
