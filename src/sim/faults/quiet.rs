@@ -41,6 +41,8 @@ impl World<'_> {
         let quiet = between(self.unrest.touched, now) > patience;
         for side in self.sides() {
             for &n in &side {
+                // One whose admission only a dead machine has heard of reaches nobody else.
+                let side: BTreeSet<usize> = side.iter().copied().filter(|at| self.know_each_other(n, *at)).collect();
                 let namespace = &self.machines[n].namespace;
                 for (id, group) in namespace.groups().filter(|(_, group)| group.blocks > 0) {
                     let alive = |peer| self.index(peer).is_some_and(|at| side.contains(&at));
@@ -78,13 +80,18 @@ impl World<'_> {
         [one, other].into_iter().filter(even).collect()
     }
 
+    fn know_each_other(&self, a: usize, b: usize) -> bool {
+        let knows = |a: usize, b: usize| self.machines[a].namespace.peer(self.machines[b].tag).is_some();
+        knows(a, b) && knows(b, a)
+    }
+
     /// Whether there are machines with room for all slots, and every block can be read from those who sit there.
     fn can_settle(&self, n: usize, id: GroupId, side: &BTreeSet<usize>) -> bool {
         let namespace = &self.machines[n].namespace;
         let Some(group) = namespace.group(id) else { return false };
         let takes = |at: &&usize| {
             let one = &self.machines[**at];
-            !one.full && namespace.is_member(one.tag) && !namespace.standing(one.tag).leaving
+            !one.full && namespace.peer(one.tag).is_some() && !namespace.standing(one.tag).leaving
         };
         let holds = |peer: PeerTag, shard: &ShardId| {
             let at = self.index(peer).filter(|at| side.contains(at));
