@@ -1,7 +1,7 @@
 //! `shoal status`: plain words first, then the figures.
 
 use super::{LOOK_DEADLINE, ask, output, peers, repair, scrub, unexpected};
-use crate::io::control::{ControlReply, ControlRequest, StatusReport};
+use crate::io::control::{ControlReply, ControlRequest, RefusedReport, StatusReport};
 use output::{bytes, count};
 use std::path::Path;
 
@@ -42,6 +42,7 @@ fn text(report: &StatusReport) -> String {
     text += &format!("Groups: {} cold, {} goldilocks, {} hot.", groups.cold, groups.goldilocks, groups.hot);
     text += &format!(" {}\n", repair::text(&report.healing));
     text += &upkeep(report);
+    text += &refused(report);
     text += "\n";
     text += &peers::table(&report.peers);
     text += &format!("\n\nshare {}\n", report.share);
@@ -58,6 +59,7 @@ fn upkeep(report: &StatusReport) -> String {
         let left = output::duration(until.saturating_sub(scrub::now()));
         text += &format!("{} is under maintenance for {left} more: no repair for it meanwhile.\n", peer.name);
     }
+    text += &clocks(report);
     for peer in report.peers.iter().filter(|peer| peer.let_go) {
         text += &format!(
             "{} was away for too long to keep every change for it: when it is back it takes a snapshot, and its own changes are kept.\n",
@@ -84,6 +86,35 @@ fn upkeep(report: &StatusReport) -> String {
         );
     }
     text
+}
+
+/// Clocks that are wrong: this machine's, where all others say so, and those of others, held against the rest.
+fn clocks(report: &StatusReport) -> String {
+    let words = |ahead_ms: i64| {
+        let minutes = ahead_ms.unsigned_abs().div_ceil(60_000);
+        if ahead_ms > 0 { format!("{minutes} min ahead of") } else { format!("{minutes} min behind") }
+    };
+    let mut text = String::new();
+    if let Some(ahead) = report.clock_ahead_ms {
+        text += &format!("This machine's clock is {} those of all others: set it right.\n", words(ahead));
+    }
+    let own = report.clock_ahead_ms.unwrap_or(0);
+    let off = report.peers.iter().filter_map(|peer| Some((peer, peer.clock_ahead_ms?.saturating_add(own))));
+    for (peer, ahead) in off.filter(|(_, ahead)| ahead.unsigned_abs() > 60_000) {
+        let than = if own == 0 { "this machine's" } else { "the others'" };
+        text += &format!("The clock of {} is {} {than}: set it right.\n", peer.name, words(ahead));
+    }
+    text
+}
+
+/// What was refused of late.
+fn refused(report: &StatusReport) -> String {
+    let now = scrub::now();
+    let line = |refused: &RefusedReport| {
+        let times = if refused.times > 1 { format!(", {} times", refused.times) } else { String::new() };
+        format!("{} ago{times}: {} {}\n", output::duration(now.saturating_sub(refused.at)), refused.who, refused.what)
+    };
+    report.refused.iter().map(line).collect()
 }
 
 /// What a person wants to know first.
@@ -184,6 +215,21 @@ mod tests {
         ] {
             assert!(said.contains(words), "{words}: {said}");
         }
+    }
+
+    #[test]
+    fn wrong_clocks_and_what_was_refused_are_named() {
+        let mut off = report(2, 2, 0);
+        assert_eq!(clocks(&off) + &refused(&off), "");
+        off.peers[2] = PeerReport { name: "cellar".into(), clock_ahead_ms: Some(7 * 60_000), ..PeerReport::default() };
+        assert_eq!(clocks(&off), "The clock of cellar is 7 min ahead of this machine's: set it right.\n");
+        off.clock_ahead_ms = Some(-7 * 60_000);
+        assert_eq!(clocks(&off), "This machine's clock is 7 min behind those of all others: set it right.\n");
+        off.peers[1] = PeerReport { name: "attic".into(), clock_ahead_ms: Some(67 * 60_000), ..PeerReport::default() };
+        assert!(clocks(&off).ends_with("The clock of attic is 60 min ahead of the others': set it right.\n"));
+        let (who, what) = ("attic (p00002a)".to_owned(), "was cut off: op 7".to_owned());
+        off.refused = vec![RefusedReport { who, what, at: scrub::now(), times: 3 }];
+        assert!(refused(&off).contains("3 times: attic (p00002a) was cut off: op 7"), "{}", refused(&off));
     }
 
     #[test]

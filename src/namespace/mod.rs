@@ -36,8 +36,9 @@ use log::Log;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tree::Tree;
 
-/// How far ahead of this machine's clock an op may be stamped, in milliseconds.
-pub const CLOCK_AHEAD_MS: u64 = 5 * 60 * 1000;
+/// How far ahead of this machine's clock an op may be stamped, in milliseconds: two clocks may each be off by five
+/// minutes, in opposite directions.
+pub const CLOCK_AHEAD_MS: u64 = 10 * 60 * 1000;
 
 /// The whole share's tree, roster, groups and blocks, as far as this peer knows the ops.
 #[derive(Clone, Debug)]

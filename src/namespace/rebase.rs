@@ -87,7 +87,12 @@ struct Rebasing<'a> {
 }
 
 impl<'a> Rebasing<'a> {
-    fn new(old: &'a Namespace, fresh: Namespace, author: Author, number: u64, now: WallTime) -> Rebasing<'a> {
+    fn new(old: &'a Namespace, mut fresh: Namespace, author: Author, number: u64, now: WallTime) -> Rebasing<'a> {
+        // What this peer has said to have may be stable already: what it makes comes above that. Only what its own clock
+        // put into the time to come is nothing to go by.
+        let ours = |op: &Op| op.stamp.author.peer() == author.peer() && op.stamp.time.millis() > now.millis();
+        let seen = old.log.iter().rev().map(|logged| &logged.op).find(|op| !ours(op)).map(|op| op.stamp.time);
+        fresh.clock = fresh.clock.max(old.frontier.time).max(seen.unwrap_or_default());
         let base = |change: &Change| match change {
             Change::Write { base, .. } => Some(*base),
             _ => None,

@@ -31,7 +31,7 @@ impl Namespace {
     }
 
     /// Moves the stable frontier as far as what was heard allows; how many ops became stable.
-    pub(super) fn advance(&mut self) -> usize {
+    pub fn advance(&mut self) -> usize {
         let Some(frontier) = self.stable_frontier().filter(|frontier| *frontier > self.frontier) else { return 0 };
         let trimmed = self.log.trim(frontier);
         self.frontier = frontier;

@@ -67,6 +67,16 @@ pub enum Effect {
         peer: PeerTag,
         why: String,
     },
+    /// The clock of a connected peer is ahead of this one by so much, or behind where it is negative.
+    ClockDiffers {
+        peer: PeerTag,
+        ahead_ms: i64,
+    },
+    /// Ops that this peer made are left out for now: they are stamped so far ahead of this one's clock.
+    LeftOut {
+        peer: PeerTag,
+        ahead_ms: u64,
+    },
     /// A peer broke the protocol; its connection should be closed. The text says how.
     Misbehaved {
         peer: PeerTag,

@@ -35,10 +35,12 @@ pub(super) struct Link {
     sent: VersionVector,
     /// What it was last told at a tick: all ops here, and the durable ones.
     told: (VersionVector, VersionVector),
+    /// Ops that came over it were left out, for a clock is wrong: they are asked for again.
+    pub(super) refused: bool,
     /// It lacks these, and has to take a snapshot: until it has said Hello with them, nothing is taken from it, nor sent.
     pub(super) needed: Option<VersionVector>,
     /// It lacked something at the last tick already: not just an op in flight from its author.
-    lagging: bool,
+    pub(super) lagging: bool,
 }
 
 impl Link {
@@ -78,8 +80,13 @@ impl Peer {
         effects: &mut Vec<Effect>,
     ) {
         let Some(link) = self.links.get_mut(&from) else { return };
-        let exchanges =
-            !matches!(message, ControlMessage::Hello { .. } | ControlMessage::Load { .. } | ControlMessage::Search(_));
+        let exchanges = !matches!(
+            message,
+            ControlMessage::Hello { .. }
+                | ControlMessage::Load { .. }
+                | ControlMessage::Search(_)
+                | ControlMessage::Clock { .. }
+        );
         if exchanges && link.needed.is_some() && !matches!(message, ControlMessage::SnapshotNeeded { .. }) {
             return;
         }
@@ -126,6 +133,7 @@ impl Peer {
             ControlMessage::Load { usage } => {
                 self.loads.insert(from, usage);
             }
+            ControlMessage::Clock { now: theirs } => self.heard_clock(from, theirs, now, effects),
             ControlMessage::Search(message) => {
                 self.searching(SearchEvent::Heard { from, message }, effects);
             }
@@ -158,7 +166,7 @@ impl Peer {
         &mut self,
         namespace: &mut Namespace,
         from: PeerTag,
-        ops: Vec<Op>,
+        mut ops: Vec<Op>,
         now: WallTime,
         effects: &mut Vec<Effect>,
     ) {
@@ -168,6 +176,7 @@ impl Peer {
                 raise(&mut link.sent, op.stamp.author, op.seq);
             }
         }
+        self.leave_out_the_future(namespace, from, &mut ops, now, effects);
         match namespace.receive(ops, now) {
             Ok(applied) => {
                 self.accepted(namespace, applied.ops, &applied.touched, Some(from), effects);
@@ -255,6 +264,8 @@ impl Peer {
 
     pub(super) fn tick(&mut self, namespace: &mut Namespace, effects: &mut Vec<Effect>) {
         self.note_heard(namespace, effects);
+        // What others said to have may have come here since, and they say nothing twice.
+        namespace.advance();
         effects.push(Effect::SetTimer { after: TICK, timer: Timer::Tick });
         if !self.durable.covers(namespace.vector()) {
             effects.push(Effect::SyncLog);

@@ -7,6 +7,7 @@
 //!
 //! Invariant: on one connection the ops of one author are sent in order and without gaps, each at most once.
 
+mod clocks;
 mod effect;
 mod event;
 mod exchange;
@@ -66,6 +67,10 @@ pub struct Peer {
     away_for: BTreeMap<PeerTag, u32>,
     /// A snapshot is being fetched, to go on from.
     rebasing: bool,
+    /// By how many milliseconds the others' clocks are ahead of this one, as they last said.
+    clocks: BTreeMap<PeerTag, i64>,
+    /// Ticks since the start.
+    ticks: u32,
     /// Where this peer's disk may have lost ops it made: who may have them, and has not said since what it has.
     unheard: BTreeSet<PeerTag>,
 }
@@ -98,6 +103,8 @@ impl Peer {
             log_bound: LogBound::default(),
             away_for: BTreeMap::new(),
             rebasing: false,
+            clocks: BTreeMap::new(),
+            ticks: 0,
             unheard: BTreeSet::new(),
             // What was read from the log at the start may lie in the page cache only.
             durable: VersionVector::default(),
@@ -187,6 +194,7 @@ impl Peer {
                 self.unlink(peer);
                 self.links.insert(peer, Link::default());
                 effects.push(self.hello(peer, namespace));
+                self.tell_clock(peer, now, &mut effects);
                 self.membership(MembershipEvent::Introduce(vec![peer]), &mut effects);
                 self.searching(SearchEvent::Connected(peer), &mut effects);
             }
@@ -201,6 +209,7 @@ impl Peer {
             Event::Timer(Timer::Tick) => {
                 self.tick(namespace, &mut effects);
                 self.let_go_of_the_absent(namespace, now, &mut effects);
+                self.look_at_clocks(namespace, now, &mut effects);
                 self.look_after_groups(namespace, now, &mut effects);
                 self.searching(SearchEvent::Tick(TICK), &mut effects);
             }
@@ -287,6 +296,7 @@ impl Peer {
                 self.searching(SearchEvent::Disconnected(*tag), effects);
                 self.absent.remove(tag);
                 self.loads.remove(tag);
+                self.clocks.remove(tag);
             } else if *tag != self.me {
                 self.membership(MembershipEvent::Introduce(vec![*tag]), effects);
             }

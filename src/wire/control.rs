@@ -5,6 +5,7 @@ use crate::group::ANNOUNCED;
 use crate::id::{GroupId, ShareId};
 use crate::namespace::{Op, VersionVector};
 use crate::overlay::SearchMessage;
+use crate::time::WallTime;
 use crate::volume::ports::StoreUsage;
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,8 @@ pub enum ControlMessage {
     Working { groups: Vec<GroupId> },
     /// Of a search for shards, this peer's or another's.
     Search(SearchMessage),
+    /// What my clock says: told on a new connection, and now and then.
+    Clock { now: WallTime },
 }
 
 impl Message for Preface {
@@ -72,6 +75,7 @@ impl Message for ControlMessage {
             | ControlMessage::Ops(_)
             | ControlMessage::SyncUpTo { .. }
             | ControlMessage::Load { .. }
+            | ControlMessage::Clock { .. }
             | ControlMessage::Leaving => Ok(()),
         }
     }
@@ -127,6 +131,7 @@ mod tests {
                 "01080107ac02010104020301",
             ),
             (ControlMessage::Search(SearchMessage::Summary(vec![Bloom::default()])), "01080201080000000000000000"),
+            (ControlMessage::Clock { now: WallTime(300) }, "0109d804"),
         ];
         for (message, bytes) in golden {
             assert_eq!(hex(&encode(&message).unwrap()), bytes, "{message:?}");

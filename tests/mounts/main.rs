@@ -1,6 +1,7 @@
 //! Shares of real processes, real mounts and real networks. One program, so that the harness is built once; a
 //! part of it runs with `cargo test --test mounts promises::`. `SHOAL_TEST_FULL=1` takes sizes of a release.
 
+mod clocks;
 mod coherence;
 mod commands;
 mod groups;

@@ -14,8 +14,8 @@ pub use client::Client;
 pub use message::{ByteText, ControlReply, ControlRequest, Progress};
 pub use report::{
     AliveParticipant, BlockReport, CanStopReport, EvictReport, GroupCounts, GroupReport, GroupsReport, HealingReport,
-    LeaveReport, LogReport, MountReport, PeerReport, PeersReport, PolicyReport, ScrubReport, ScrubbedPeer, ShardReport,
-    SlotReport, StatsReport, StatusReport, WhereReport,
+    LeaveReport, LogReport, MountReport, PeerReport, PeersReport, PolicyReport, RefusedReport, ScrubReport,
+    ScrubbedPeer, ShardReport, SlotReport, StatsReport, StatusReport, WhereReport,
 };
 pub use server::{Commands, ProgressSink, Server, serve};
 

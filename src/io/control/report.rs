@@ -39,6 +39,22 @@ pub struct StatusReport {
     /// served, and the rest is got again from others.
     pub volumes_damaged: u64,
     pub log: LogReport,
+    /// What other machines did that was refused here, or looks wrong, of late; oldest first.
+    pub refused: Vec<RefusedReport>,
+    /// By how many milliseconds this machine's clock is ahead of those of all others that are connected, two at least;
+    /// none: it is not off by more than a minute from each of them.
+    pub clock_ahead_ms: Option<i64>,
+}
+
+/// Something that a machine did, and that was refused or looks wrong.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RefusedReport {
+    /// Its name and id.
+    pub who: String,
+    pub what: String,
+    /// When it did so last, in seconds since 1970 by the answering peer's clock, and how often since its start.
+    pub at: u64,
+    pub times: u64,
 }
 
 /// The log of changes on the answering peer: what some machine that counts has not got, or not said so.
@@ -127,6 +143,8 @@ pub struct PeerReport {
     pub maintenance_until: Option<u64>,
     /// It was away for so long that the log is not kept for it any more: it takes a snapshot when it is back.
     pub let_go: bool,
+    /// By how many milliseconds its clock is ahead of the answering peer's; none: by less than a minute, or not known.
+    pub clock_ahead_ms: Option<i64>,
 }
 
 /// `shoal groups`.

@@ -5,6 +5,7 @@
 //! on a bounded queue. The namespace has a lock of its own, for readers; whoever writes it holds `core` first.
 
 use super::past::PastFile;
+use super::reports::{Reports, clock_words};
 use crate::group::{Outcome, Work};
 use crate::id::{Author, BlockName, Ino, PeerTag, ShareId};
 use crate::io::quic::{Network, RosterPeer};
@@ -20,7 +21,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// The longest a change waits for the other peers. Dead ones are found out within seconds and no longer waited
@@ -67,6 +68,7 @@ pub struct Host {
     /// The epoch of the ops that this peer makes.
     epoch: AtomicU8,
     past_file: PastFile,
+    reports: Reports,
     on_suspect: OnceLock<Box<dyn Fn(ShardId) + Send + Sync>>,
     /// Told from whom to fetch a snapshot, to go on from.
     on_outdated: OnceLock<Box<dyn Fn(PeerTag) + Send + Sync>>,
@@ -108,6 +110,7 @@ impl Host {
             on_remote_change: OnceLock::new(),
             epoch: AtomicU8::new(past.epoch),
             past_file,
+            reports: Reports::default(),
             on_suspect: OnceLock::new(),
             on_outdated: OnceLock::new(),
             volume: OnceLock::new(),
@@ -240,14 +243,35 @@ impl Host {
                 }
                 Effect::Settled => self.settled.notify_waiters(),
                 Effect::Refused { peer, why } => tracing::debug!(%peer, "a datagram was refused: {why}"),
+                Effect::ClockDiffers { peer, ahead_ms } => {
+                    self.reports.note(self.name_of(peer), clock_words(ahead_ms), self.now());
+                }
+                Effect::LeftOut { peer, ahead_ms } => {
+                    tracing::debug!(%peer, ahead_ms, "stamps are ahead of this clock");
+                    let what = "made changes stamped too far ahead of this machine's clock; they are left out until the \
+                                clocks are set right";
+                    self.reports.note(self.name_of(peer), what.to_owned(), self.now());
+                }
                 Effect::Misbehaved { peer, how } => {
-                    tracing::warn!(%peer, "cut off: {how}");
+                    self.reports.note(self.name_of(peer), format!("was cut off: {how}"), self.now());
                     if let Some(network) = self.network.get() {
                         network.disconnect(peer, &how);
                     }
                 }
             }
         }
+    }
+
+    /// What the roster calls a machine, and its id.
+    pub fn name_of(&self, peer: PeerTag) -> String {
+        // Recursive: the caller may hold the namespace already.
+        let namespace = self.namespace.read_recursive();
+        namespace.peer(peer).map_or_else(|| peer.to_string(), |record| format!("{} ({peer})", record.name))
+    }
+
+    /// What was refused, or looked wrong, of late.
+    pub fn reports(&self) -> &Reports {
+        &self.reports
     }
 
     fn remember(&self, past: &Past) {
@@ -567,7 +591,6 @@ impl Control for Host {
     }
 
     fn now(&self) -> WallTime {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        WallTime(since.as_nanos() as i64)
+        super::setup::now()
     }
 }

@@ -12,6 +12,7 @@ mod past;
 mod persist;
 mod rebase;
 mod report;
+mod reports;
 mod scrub;
 mod setup;
 mod snapshot;

@@ -9,7 +9,7 @@ use crate::io::control::{
 };
 use crate::namespace::{Group, Kind, Source};
 use crate::volume::ports::{Candidate, Control};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// The share in one page, but for what this peer's daemon and the other peers do; `stats` are the counters of all that
@@ -40,6 +40,8 @@ pub fn status(host: &Host, stats: &StatsReport) -> StatusReport {
         blocks_unreadable,
         policy,
         log: LogReport { ops: log.ops, bytes: log.bytes },
+        refused: host.reports().all(),
+        clock_ahead_ms: host.with_core(|core, _| core.own_clock_ahead()),
         ..StatusReport::default()
     }
 }
@@ -65,6 +67,9 @@ pub fn states(host: &Host) -> (GroupCounts, u64) {
 /// Everyone on the roster.
 pub fn peers(host: &Host) -> Vec<PeerReport> {
     let candidates = host.candidates();
+    let clocks: BTreeMap<PeerTag, i64> = host.with_core(|core, namespace| {
+        namespace.peers().filter_map(|(peer, _)| Some((peer, core.clock_ahead(peer)?))).collect()
+    });
     let namespace = host.namespace();
     let report = |candidate: Candidate| {
         let record = namespace.peer(candidate.peer)?;
@@ -82,6 +87,7 @@ pub fn peers(host: &Host) -> Vec<PeerReport> {
             free_bytes: usage.map(|usage| usage.free),
             capacity_bytes: usage.map(|usage| usage.capacity),
             leaving: candidate.leaving,
+            clock_ahead_ms: clocks.get(&candidate.peer).copied(),
             let_go: namespace.is_away(candidate.peer),
             maintenance_until: (until > host.now()).then(|| until.millis() / 1000),
         })

@@ -250,9 +250,17 @@ fn address_text(record: &PeerRecord) -> String {
     record.addresses.first().map(ToString::to_string).unwrap_or_default()
 }
 
-/// The wall clock.
+/// The wall clock. For tests, `SHOAL_TEST_CLOCK_OFFSET` is by how many seconds it is ahead of the machine's; where that
+/// names a file, the file says.
 pub fn now() -> WallTime {
-    WallTime(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i64)
+    static OFFSET: std::sync::LazyLock<Option<String>> =
+        std::sync::LazyLock::new(|| std::env::var("SHOAL_TEST_CLOCK_OFFSET").ok());
+    let offset = OFFSET.as_ref().map_or(0, |text| {
+        let file = || std::fs::read_to_string(text).ok().and_then(|text| text.trim().parse().ok());
+        text.parse::<i64>().ok().or_else(file).unwrap_or(0)
+    });
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i64;
+    WallTime(now.saturating_add(offset.saturating_mul(1_000_000_000)))
 }
 
 /// What the roster says of the home's own peer. Without that its making was broken off, or it was evicted.

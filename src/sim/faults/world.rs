@@ -351,6 +351,8 @@ impl<'a> World<'a> {
                 | Effect::RosterChanged
                 | Effect::Alive { .. }
                 | Effect::Settled
+                | Effect::ClockDiffers { .. }
+                | Effect::LeftOut { .. }
                 | Effect::LookUp { .. }
                 | Effect::Searched { .. }
                 | Effect::Refused { .. } => {}

@@ -150,7 +150,19 @@ impl Cluster {
             None => Command::new(SHOAL),
         };
         command.args(args).env("SHOAL_HOME", &self.machines[i].home).env("NO_COLOR", "1").current_dir(&self.dir);
+        command.env("SHOAL_TEST_CLOCK_OFFSET", self.clock_file(i));
         command
+    }
+
+    /// Sets the clock of machine `i`, also while it runs: by so many seconds it is ahead of the real one.
+    pub fn set_clock(&self, i: usize, ahead: i64) {
+        let next = self.dir.join("clock.tmp");
+        std::fs::write(&next, ahead.to_string()).unwrap();
+        std::fs::rename(next, self.clock_file(i)).unwrap();
+    }
+
+    fn clock_file(&self, i: usize) -> PathBuf {
+        self.dir.join(format!("clock{i}"))
     }
 
     /// Runs a `shoal` command on that machine to its end.
