@@ -54,7 +54,8 @@ fn time_of(stamp: Stamp, change: &Change) -> WallTime {
         | Change::Unlink { time, .. }
         | Change::Rmdir { time, .. }
         | Change::Rename { time, .. }
-        | Change::Exchange { time, .. } => *time,
+        | Change::Exchange { time, .. }
+        | Change::Merge { time, .. } => *time,
         Change::SetXattr { ctime, .. } | Change::Write { ctime, .. } => *ctime,
         _ => WallTime((stamp.time.millis() as i64).saturating_mul(1_000_000)),
     }
@@ -64,19 +65,25 @@ impl Work<'_> {
     fn change(&mut self, change: &Change) {
         match change {
             Change::Create { place, ino, kind, mode, uid, gid, .. } => {
-                self.create(place, *ino, kind, *mode, *uid, *gid);
+                self.create(&self.at(place), *ino, kind, *mode, *uid, *gid);
                 self.raise_counter(ino.creator(), ino.counter());
             }
-            Change::Link { place, ino, .. } => self.link(place, *ino),
-            Change::Unlink { place, seen, .. } => self.unlink(place, *seen),
-            Change::Rmdir { place, ino, .. } => self.rmdir(place, *ino),
-            Change::Rename { from, to, ino, replaced, .. } => self.rename(from, to, *ino, *replaced),
-            Change::Exchange { a, a_ino, b, b_ino, .. } => self.exchange(a, *a_ino, b, *b_ino),
+            Change::Link { place, ino, .. } => self.link(&self.at(place), *ino),
+            Change::Unlink { place, seen, .. } => self.unlink(&self.at(place), *seen),
+            Change::Rmdir { place, ino, .. } => self.rmdir(&self.at(place), *ino),
+            Change::Rename { from, to, ino, replaced, .. } => {
+                self.rename(&self.at(from), &self.at(to), *ino, *replaced);
+            }
+            Change::Exchange { a, a_ino, b, b_ino, .. } => self.exchange(&self.at(a), *a_ino, &self.at(b), *b_ino),
             Change::Reap { ino } => self.reap(*ino),
-            Change::SetAttributes { ino, set } => self.set_attributes(*ino, set),
-            Change::SetXattr { ino, name, value, .. } => self.set_xattr(*ino, name, value.as_ref()),
+            Change::SetAttributes { ino, set } => self.set_attributes(self.tree.survivor(*ino), set),
+            Change::SetXattr { ino, name, value, .. } => {
+                self.set_xattr(self.tree.survivor(*ino), name, value.as_ref());
+            }
             Change::Write { .. } => self.write(change),
-            Change::SetPolicy { ino, policy } => self.edit_even_reaped(*ino, |inode| inode.policy = *policy),
+            Change::SetPolicy { ino, policy } => {
+                self.edit_even_reaped(self.tree.survivor(*ino), |inode| inode.policy = *policy);
+            }
             Change::OpenGroup { group, policy, geometry, seats } => {
                 self.open_group(*group, *policy, *geometry, seats);
                 self.raise_counter(group.creator(), group.counter());
@@ -95,6 +102,8 @@ impl Work<'_> {
             Change::LetGo { peer } => self.let_go(*peer),
             Change::TakeBack { peer } => self.take_back(*peer),
             Change::Again { stamp, seq, change } => self.again(*stamp, *seq, &change.0),
+            Change::Merge { from, ino, into, .. } => self.merge(&self.at(from), *ino, *into),
+            Change::Settle { place, ino } => self.settle(&self.at(place), *ino),
         }
     }
 
@@ -108,6 +117,11 @@ impl Work<'_> {
         self.put(key, Some(Record::Again(seq)));
         (self.stamp, self.seq, self.time, self.again) = (stamp, seq, time_of(stamp, change), true);
         self.change(change);
+    }
+
+    /// The place, in the directory that its own became one with.
+    fn at(&self, place: &Place) -> Place {
+        Place { parent: self.tree.survivor(place.parent), name: place.name.clone() }
     }
 
     /// The one way to change the tree: remembers what was there.
@@ -135,6 +149,13 @@ impl Work<'_> {
     pub fn put_entry(&mut self, place: &Place, ino: Ino) {
         let entry = Entry { ino, stamp: self.stamp };
         self.put(Key::Entry(place.parent, place.name.clone()), Some(Record::Entry(entry)));
+        self.forget_conflict(place);
+    }
+
+    /// Takes a name out of a directory, and what is recorded about it.
+    pub fn take_entry(&mut self, place: &Place) {
+        self.put(Key::Entry(place.parent, place.name.clone()), None);
+        self.forget_conflict(place);
     }
 
     /// Reaped ones too, here and below: a later write or link of someone who did not know brings the file back.

@@ -1,8 +1,9 @@
-//! Conflicts: names for what came second, and copies of files that were changed on two sides.
+//! Conflicts: names for what came second, copies of files that were changed on two sides, and the record of what
+//! each side did.
 
 use super::apply::{DERIVED, Work};
-use super::op::{Extent, Kind, NAME_BYTES, Name};
-use super::record::{Inode, Key, Record};
+use super::op::{Extent, Kind, NAME_BYTES, Name, Place};
+use super::record::{Conflict, Deed, Did, Inode, Key, Record};
 use crate::id::Ino;
 use crate::time::Stamp;
 use std::collections::BTreeMap;
@@ -95,7 +96,8 @@ impl Work<'_> {
         let original = self.tree.inode(line)?.clone();
         let named = linked || original.nlink > 0;
         let beside = original.place.clone()?;
-        let place = if named { self.conflict_place(&beside) } else { beside };
+        let place = if named { self.conflict_place(&beside) } else { beside.clone() };
+        let original_content = original.content;
         let fork = self.derived_number();
         let inode = Inode {
             size: version.size,
@@ -114,6 +116,10 @@ impl Work<'_> {
         if named {
             self.put_entry(&place, fork);
             self.touch_directory(place.parent, 0);
+            let deed = |stamp| Deed { what: Did::Changed, stamp };
+            let (here, there) = (deed(self.stamp), deed(original_content));
+            let other = Some(Place { parent: place.parent, name: beside.name });
+            self.note(&place, Conflict { ino: fork, here, there, other });
         }
         let xattrs: Vec<_> = self.tree.xattrs(line).map(|(name, value)| (name.clone(), value.clone())).collect();
         for (name, value) in xattrs {
@@ -140,6 +146,98 @@ impl Work<'_> {
                 return ino;
             }
             counter = (counter + 1) & (DERIVED - 1);
+        }
+    }
+}
+
+/// The record of conflicts.
+impl Work<'_> {
+    /// Records a conflict about a name, unless one is recorded there.
+    pub fn note(&mut self, place: &Place, conflict: Conflict) {
+        if self.tree.conflict(place).is_none() {
+            let key = Key::Conflict(place.parent, place.name.clone());
+            self.put(key, Some(Record::Conflict(Box::new(conflict))));
+        }
+    }
+
+    /// Records that what was to be at `wished` is at `place`, as the name was taken; nothing if it was not.
+    pub fn note_clash(&mut self, place: &Place, wished: &Place, what: Did) {
+        let (at, taken) = (self.tree.entry(place.parent, &place.name), self.tree.entry(wished.parent, &wished.name));
+        if let (Some(at), Some(taken)) = (at, taken)
+            && place != wished
+        {
+            let here = Deed { what, stamp: self.stamp };
+            let there = Deed { what: Did::Created, stamp: taken.stamp };
+            self.note(place, Conflict { ino: at.ino, here, there, other: Some(wished.clone()) });
+        }
+    }
+
+    /// Records that what has this name was to be removed, but stays as it was changed meanwhile.
+    pub fn note_kept(&mut self, place: &Place, ino: Ino) {
+        let Some(stamp) = self.tree.inode(ino).map(|inode| inode.content) else { return };
+        let here = Deed { what: Did::Changed, stamp };
+        self.note(place, Conflict { ino, here, there: Deed { what: Did::Deleted, stamp: self.stamp }, other: None });
+    }
+
+    /// Records that something was to go to a place, but the other side moved it elsewhere first.
+    pub fn note_moved(&mut self, ino: Ino, to: &Place) {
+        let Some(inode) = self.tree.inode(ino).filter(|inode| inode.nlink == 1 || inode.kind == Kind::Directory) else {
+            return;
+        };
+        // Without a name it was removed; as a part of another directory it is moved no more.
+        let Some(place) = inode.place.clone().filter(|place| place != to) else { return };
+        if let Some(entry) = self.tree.entry(place.parent, &place.name).filter(|entry| entry.ino == ino) {
+            let deed = |stamp| Deed { what: Did::Moved, stamp };
+            let (here, there) = (deed(entry.stamp), deed(self.stamp));
+            self.note(&place, Conflict { ino, here, there, other: Some(to.clone()) });
+        }
+    }
+
+    /// Records that a directory was to go to a place below itself, where the other side's moves had put that.
+    pub fn note_circle(&mut self, place: &Place, ino: Ino, to: &Place) {
+        let mut moved = Stamp::default();
+        let mut at = to.parent;
+        for _ in 0..super::read::DEPTH {
+            let above = self.tree.inode(at).and_then(|inode| inode.place.as_ref()).filter(|_| at != ino);
+            let Some(above) = above else { break };
+            moved = moved.max(self.tree.entry(above.parent, &above.name).map_or(moved, |entry| entry.stamp));
+            at = self.tree.survivor(above.parent);
+        }
+        let here = Deed { what: Did::Moved, stamp: moved };
+        let there = Deed { what: Did::MovedInCircle, stamp: self.stamp };
+        self.note(place, Conflict { ino, here, there, other: Some(to.clone()) });
+    }
+
+    /// Where an inode is that somebody saw at `place`: there, or under the conflict name it got as that was taken.
+    pub fn place_of(&self, place: &Place, ino: Ino) -> Option<Place> {
+        let names = |place: &Place| self.tree.entry(place.parent, &place.name).is_some_and(|entry| entry.ino == ino);
+        if names(place) {
+            return Some(place.clone());
+        }
+        let at = self.tree.inode(ino)?.place.as_ref().filter(|at| names(at))?;
+        let conflict = self.tree.conflict(at)?;
+        let moved = matches!(conflict.there.what, Did::Moved | Did::MovedInCircle);
+        let wished = conflict.other.as_ref().filter(|_| !moved && conflict.ino == ino)?;
+        let same = wished.name == place.name && self.tree.survivor(wished.parent) == place.parent;
+        same.then(|| at.clone())
+    }
+
+    /// Whether a conflict is recorded about a name in this directory.
+    pub fn has_conflicts(&self, dir: Ino) -> bool {
+        self.tree.conflicts(dir).next().is_some_and(|(place, _)| place.parent == dir)
+    }
+
+    /// What is recorded about a name goes with what had it.
+    pub fn forget_conflict(&mut self, place: &Place) {
+        if self.tree.conflict(place).is_some() {
+            self.put(Key::Conflict(place.parent, place.name.clone()), None);
+        }
+    }
+
+    /// Somebody has seen to it.
+    pub fn settle(&mut self, place: &Place, ino: Ino) {
+        if self.tree.conflict(place).is_some_and(|conflict| conflict.ino == ino) {
+            self.forget_conflict(place);
         }
     }
 }

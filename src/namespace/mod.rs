@@ -9,6 +9,7 @@ mod apply;
 mod conflict;
 mod extents;
 mod log;
+mod merge;
 mod names;
 mod op;
 mod read;

@@ -5,8 +5,9 @@ use super::apply::Work;
 use super::conflict::conflict_name;
 use super::op::{Kind, Name, Place, Seen};
 use super::read::DEPTH;
-use super::record::{Inode, Key, Record};
+use super::record::{Conflict, Deed, Did, Inode, Key, Record};
 use crate::id::Ino;
+use crate::time::Stamp;
 use bytes::Bytes;
 
 impl Work<'_> {
@@ -14,7 +15,7 @@ impl Work<'_> {
         if self.tree.inode(ino).is_some() {
             return;
         }
-        let Some(place) = self.free_place(place) else { return };
+        let Some((place, wished)) = self.free_place(place) else { return };
         let inode = Inode {
             kind: kind.clone(),
             mode: mode & 0o7777,
@@ -37,6 +38,7 @@ impl Work<'_> {
         self.put(Key::Inode(ino), Some(Record::Inode(Box::new(inode))));
         self.put_entry(&place, ino);
         self.touch_directory(place.parent, i32::from(*kind == Kind::Directory));
+        self.note_clash(&place, &wished, Did::Created);
     }
 
     pub fn link(&mut self, place: &Place, ino: Ino) {
@@ -45,7 +47,7 @@ impl Work<'_> {
         if self.tree.entry(place.parent, &place.name).is_some_and(|entry| entry.ino == ino) {
             return;
         }
-        let Some(place) = self.free_place(place) else { return };
+        let Some((place, wished)) = self.free_place(place) else { return };
         if reaped {
             self.unreap(ino);
         }
@@ -58,37 +60,51 @@ impl Work<'_> {
             inode.place = Some(place.clone());
         });
         self.touch_directory(place.parent, 0);
+        self.note_clash(&place, &wished, Did::Created);
     }
 
     pub fn unlink(&mut self, place: &Place, seen: Seen) {
-        let named = self.tree.entry(place.parent, &place.name).is_some_and(|entry| entry.ino == seen.ino);
-        let is_file = self.tree.inode(seen.ino).is_some_and(|inode| inode.kind != Kind::Directory);
-        if named && is_file && self.may_go(seen) {
-            self.put(Key::Entry(place.parent, place.name.clone()), None);
-            self.lose_name(seen.ino, place);
+        let Some(place) = self.place_of(place, seen.ino) else { return };
+        if self.tree.inode(seen.ino).is_none_or(|inode| inode.kind == Kind::Directory) {
+            return;
+        }
+        if self.may_go(seen) {
+            self.take_entry(&place);
+            self.lose_name(seen.ino, &place);
             self.touch_directory(place.parent, 0);
+        } else {
+            self.note_kept(&place, seen.ino);
         }
     }
 
     pub fn rmdir(&mut self, place: &Place, ino: Ino) {
-        let named = self.tree.entry(place.parent, &place.name).is_some_and(|entry| entry.ino == ino);
-        let is_directory = self.tree.inode(ino).is_some_and(|inode| inode.kind == Kind::Directory);
-        if named && is_directory && self.is_empty(ino) {
-            self.put(Key::Entry(place.parent, place.name.clone()), None);
-            self.lose_name(ino, place);
+        let Some(place) = self.place_of(place, ino) else { return };
+        if self.tree.inode(ino).is_none_or(|inode| inode.kind != Kind::Directory) {
+            return;
+        }
+        if self.is_empty(ino) {
+            self.take_entry(&place);
+            self.lose_name(ino, &place);
             self.touch_directory(place.parent, -1);
+        } else if !self.has_conflicts(ino) {
+            self.note_kept(&place, ino);
         }
     }
 
     pub fn rename(&mut self, from: &Place, to: &Place, ino: Ino, replaced: Option<Seen>) {
-        let named = self.tree.entry(from.parent, &from.name).is_some_and(|entry| entry.ino == ino);
-        let Some(inode) = self.tree.inode(ino).filter(|_| named && from != to) else { return };
+        let Some(inode) = self.tree.inode(ino).filter(|_| from != to) else { return };
         let is_directory = inode.kind == Kind::Directory;
+        let Some(from) = self.place_of(from, ino) else {
+            self.note_moved(ino, to);
+            return;
+        };
         if is_directory && self.is_within(to.parent, ino) {
+            self.note_circle(&from, ino, to);
             return;
         }
         let Some(parent) = self.live_directory(to.parent) else { return };
-        let mut to = Place { parent, name: to.name.clone() };
+        let wished = Place { parent, name: to.name.clone() };
+        let mut to = wished.clone();
         if let Some(there) = self.tree.entry(to.parent, &to.name) {
             if there.ino == ino {
                 return;
@@ -96,17 +112,18 @@ impl Work<'_> {
             let replaced = replaced.filter(|seen| seen.ino == there.ino && self.may_replace(*seen, is_directory));
             match replaced {
                 Some(seen) => {
-                    self.put(Key::Entry(to.parent, to.name.clone()), None);
+                    self.take_entry(&to);
                     self.lose_name(seen.ino, &to);
                     self.touch_directory(to.parent, -i32::from(is_directory));
                 }
-                None => to.name = self.free_name(to.parent, &to.name, 1),
+                None => to.name = self.free_name(to.parent, &to.name, self.stamp, 1),
             }
         }
-        self.put(Key::Entry(from.parent, from.name.clone()), None);
+        self.take_entry(&from);
         self.put_entry(&to, ino);
         self.touch_directory(from.parent, -i32::from(is_directory));
         self.touch_directory(to.parent, i32::from(is_directory));
+        self.note_clash(&to, &wished, Did::Created);
         self.moved(ino, to);
     }
 
@@ -129,7 +146,8 @@ impl Work<'_> {
     }
 
     pub fn reap(&mut self, ino: Ino) {
-        if self.tree.inode(ino).is_some_and(|inode| inode.nlink == 0 && !inode.reaped) {
+        let merged = self.tree.survivor(ino) != ino;
+        if !merged && self.tree.inode(ino).is_some_and(|inode| inode.nlink == 0 && !inode.reaped) {
             self.edit(ino, |inode| inode.reaped = true);
             self.use_all_extents(ino, -1);
         }
@@ -182,14 +200,14 @@ impl Work<'_> {
     }
 
     /// Whether `ino` is `above` or lies below it; where directories went, by their last places.
-    fn is_within(&self, ino: Ino, above: Ino) -> bool {
-        let mut at = ino;
+    pub fn is_within(&self, ino: Ino, above: Ino) -> bool {
+        let mut at = self.tree.survivor(ino);
         for _ in 0..DEPTH {
             if at == above {
                 return true;
             }
             match self.tree.inode(at).and_then(|inode| inode.place.as_ref()) {
-                Some(place) => at = place.parent,
+                Some(place) => at = self.tree.survivor(place.parent),
                 None => return false,
             }
         }
@@ -197,23 +215,24 @@ impl Work<'_> {
         true
     }
 
-    /// The place as asked for, in a directory that is there, under a name that is free.
-    pub fn free_place(&mut self, place: &Place) -> Option<Place> {
+    /// In a directory that is there: a place with a name that is free, and the place as asked for.
+    fn free_place(&mut self, place: &Place) -> Option<(Place, Place)> {
         let parent = self.live_directory(place.parent)?;
-        Some(Place { parent, name: self.free_name(parent, &place.name, 0) })
+        let free = Place { parent, name: self.free_name(parent, &place.name, self.stamp, 0) };
+        Some((free, Place { parent, name: place.name.clone() }))
     }
 
     /// A conflict name beside a place.
     pub fn conflict_place(&mut self, place: &Place) -> Place {
         let parent = self.live_directory(place.parent).unwrap_or(Ino::ROOT);
-        Place { parent, name: self.free_name(parent, &place.name, 1) }
+        Place { parent, name: self.free_name(parent, &place.name, self.stamp, 1) }
     }
 
-    /// The first name that is free: attempt 0 is the name itself, the others are conflict names.
-    fn free_name(&self, parent: Ino, name: &Name, first_attempt: u32) -> Name {
+    /// The first name that is free: attempt 0 is the name itself, the others are conflict names by this stamp.
+    pub fn free_name(&self, parent: Ino, name: &Name, stamp: Stamp, first_attempt: u32) -> Name {
         let mut attempt = first_attempt;
         loop {
-            let free = if attempt == 0 { name.clone() } else { conflict_name(name, self.stamp, attempt) };
+            let free = if attempt == 0 { name.clone() } else { conflict_name(name, stamp, attempt) };
             if self.tree.entry(parent, &free).is_none() {
                 return free;
             }
@@ -226,13 +245,13 @@ impl Work<'_> {
     fn live_directory(&mut self, ino: Ino) -> Option<Ino> {
         self.tree.inode(ino).filter(|inode| inode.kind == Kind::Directory)?;
         let mut gone = Vec::new();
-        let mut live = ino;
+        let mut live = self.tree.survivor(ino);
         loop {
             match self.tree.inode(live).filter(|inode| inode.kind == Kind::Directory) {
                 Some(inode) if inode.nlink > 0 => break,
                 Some(inode) if !gone.contains(&live) => {
                     gone.push(live);
-                    live = inode.place.as_ref().map_or(Ino::ROOT, |place| place.parent);
+                    live = inode.place.as_ref().map_or(Ino::ROOT, |place| self.tree.survivor(place.parent));
                 }
                 _ => {
                     live = Ino::ROOT;
@@ -240,19 +259,21 @@ impl Work<'_> {
                 }
             }
         }
-        for dir in gone.into_iter().rev() {
-            self.put_back(dir, live);
+        // The one on top says enough of those below it.
+        for (below, dir) in gone.into_iter().rev().enumerate() {
+            self.put_back(dir, live, below == 0);
             live = dir;
         }
         Some(live)
     }
 
     /// Gives an inode without a name one again, in a directory that is there.
-    fn put_back(&mut self, ino: Ino, parent: Ino) {
+    fn put_back(&mut self, ino: Ino, parent: Ino, note: bool) {
         let Some(inode) = self.tree.inode(ino) else { return };
         let (is_directory, reaped) = (inode.kind == Kind::Directory, inode.reaped);
+        let deleted = inode.orphaned.unwrap_or(self.stamp);
         let name = inode.place.as_ref().map_or(Name::from_static(b"recovered"), |place| place.name.clone());
-        let place = Place { parent, name: self.free_name(parent, &name, 0) };
+        let place = Place { parent, name: self.free_name(parent, &name, self.stamp, 0) };
         if reaped {
             self.unreap(ino);
         }
@@ -262,16 +283,22 @@ impl Work<'_> {
             inode.nlink = if is_directory { 2 } else { 1 };
             inode.orphaned = None;
             inode.ctime = time;
-            inode.place = Some(place);
+            inode.place = Some(place.clone());
         });
         self.touch_directory(parent, i32::from(is_directory));
+        if place.name != name {
+            self.note_clash(&place, &Place { parent, name }, Did::Changed);
+        } else if note {
+            let here = Deed { what: Did::Changed, stamp: self.stamp };
+            self.note(&place, Conflict { ino, here, there: Deed { what: Did::Deleted, stamp: deleted }, other: None });
+        }
     }
 
     /// Gives a file without a name its last one again.
     pub fn resurrect(&mut self, ino: Ino) {
         let parent = self.tree.inode(ino).and_then(|inode| inode.place.as_ref()).map_or(Ino::ROOT, |p| p.parent);
         let parent = self.live_directory(parent).unwrap_or(Ino::ROOT);
-        self.put_back(ino, parent);
+        self.put_back(ino, parent, true);
     }
 
     fn unreap(&mut self, ino: Ino) {

@@ -267,6 +267,19 @@ pub enum Change {
         seq: u64,
         change: Carried,
     },
+    /// Makes two directories that were given one name one: what lies in `ino`, which is at `from` under a conflict
+    /// name, goes into `into`, and whoever names `ino` means `into`.
+    Merge {
+        from: Place,
+        ino: Ino,
+        into: Ino,
+        time: WallTime,
+    },
+    /// Forgets the conflict that is recorded at a place, where `ino` is.
+    Settle {
+        place: Place,
+        ino: Ino,
+    },
 }
 
 /// A change inside another. It holds no further one, however it comes from outside.
@@ -332,6 +345,8 @@ impl Change {
             | Change::SetXattr { ino, .. }
             | Change::Write { ino, .. }
             | Change::SetPolicy { ino, .. } => [Some(*ino), None, None, None],
+            Change::Merge { from, ino, into, .. } => [Some(from.parent), Some(*ino), Some(*into), None],
+            Change::Settle { place, ino } => [Some(place.parent), Some(*ino), None, None],
             Change::OpenGroup { .. }
             | Change::Seat { .. }
             | Change::Unseat { .. }

@@ -1,7 +1,7 @@
 //! What the namespace answers: lookups by key, by name and by path. Reaped inodes are never shown.
 
-use super::op::{Extent, Name, PeerRecord, Source, Standing, VersionVector};
-use super::record::{Block, Entry, Group, Inode, Key, Record};
+use super::op::{Extent, Name, PeerRecord, Place, Source, Standing, VersionVector};
+use super::record::{Block, Conflict, Entry, Group, Inode, Key, Record};
 use super::{FilesSummary, Namespace};
 use crate::id::{BlockName, GroupId, Ino, PeerTag};
 use crate::policy::{DEFAULT_POLICY, Policy};
@@ -22,20 +22,50 @@ impl Namespace {
         self.tree.inode(ino).filter(|inode| !inode.reaped)
     }
 
+    /// The directory that this one became one with: it acts as that one. Any other inode is itself.
+    pub fn survivor(&self, ino: Ino) -> Ino {
+        self.tree.survivor(ino)
+    }
+
     /// What a name in a directory stands for.
     pub fn entry(&self, parent: Ino, name: &[u8]) -> Option<Entry> {
-        self.tree.entry(parent, &Bytes::copy_from_slice(name))
+        self.tree.entry(self.survivor(parent), &Bytes::copy_from_slice(name))
     }
 
     /// The names in a directory, in name order.
     pub fn entries(&self, dir: Ino) -> impl Iterator<Item = (&Name, Entry)> {
-        self.tree.entries(dir, Bytes::new())
+        self.tree.entries(self.survivor(dir), Bytes::new())
     }
 
     /// The names in a directory that come after `after`, in name order.
     pub fn entries_from(&self, dir: Ino, after: Option<&[u8]>) -> impl Iterator<Item = (&Name, Entry)> {
         let after = after.map(Bytes::copy_from_slice).unwrap_or_default();
-        self.tree.entries(dir, after.clone()).skip_while(move |(name, _)| **name == after)
+        self.tree.entries(self.survivor(dir), after.clone()).skip_while(move |(name, _)| **name == after)
+    }
+
+    /// The conflicts that nobody has settled, each with the name it concerns, in the order of the directories' numbers.
+    pub fn conflicts(&self) -> impl Iterator<Item = (Place, &Conflict)> {
+        self.tree.conflicts(Ino(0))
+    }
+
+    /// The conflict that is recorded about a name.
+    pub fn conflict(&self, place: &Place) -> Option<&Conflict> {
+        self.tree.conflict(&Place { parent: self.survivor(place.parent), name: place.name.clone() })
+    }
+
+    /// Whether `above` is this inode or one of the directories above it; so, too, where they form no tree.
+    pub fn is_above(&self, above: Ino, ino: Ino) -> bool {
+        let mut at = self.survivor(ino);
+        for _ in 0..DEPTH {
+            if at == above {
+                return true;
+            }
+            match self.inode(at).and_then(|inode| inode.place.as_ref()) {
+                Some(place) if at != Ino::ROOT => at = self.survivor(place.parent),
+                _ => return false,
+            }
+        }
+        true
     }
 
     /// The extents that overlap `[from, to)`, ascending, unclipped.
@@ -44,7 +74,7 @@ impl Namespace {
     }
 
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Option<&Bytes> {
-        match self.tree.get(&Key::Xattr(ino, Bytes::copy_from_slice(name))) {
+        match self.tree.get(&Key::Xattr(self.survivor(ino), Bytes::copy_from_slice(name))) {
             Some(Record::Xattr(value)) => Some(value),
             _ => None,
         }
@@ -52,7 +82,7 @@ impl Namespace {
 
     /// The extended attributes of an inode, in name order.
     pub fn xattrs(&self, ino: Ino) -> impl Iterator<Item = (&Bytes, &Bytes)> {
-        self.tree.xattrs(ino)
+        self.tree.xattrs(self.survivor(ino))
     }
 
     pub fn block(&self, name: &BlockName) -> Option<Block> {
@@ -138,14 +168,14 @@ impl Namespace {
     /// names, the one it remembers went).
     pub fn path(&self, ino: Ino) -> Option<Vec<u8>> {
         let mut names = Vec::new();
-        let mut at = ino;
+        let mut at = self.survivor(ino);
         while at != Ino::ROOT {
             let place = self.inode(at)?.place.as_ref()?;
-            if self.tree.entry(place.parent, &place.name)?.ino != at || names.len() > DEPTH {
+            if self.entry(place.parent, &place.name)?.ino != at || names.len() > DEPTH {
                 return None;
             }
             names.push(&place.name);
-            at = place.parent;
+            at = self.survivor(place.parent);
         }
         let mut path = Vec::new();
         for name in names.iter().rev() {

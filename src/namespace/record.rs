@@ -25,6 +25,10 @@ pub enum Key {
     Away(PeerTag),
     /// The last op of an author that was made anew by whoever had it.
     Again(Author),
+    /// A directory that became one with another; absent for every other inode.
+    Merged(Ino),
+    /// What did not fit together about what has this name in a directory, until somebody settles it.
+    Conflict(Ino, Name),
 }
 
 /// The value under a [`Key`] of the same name.
@@ -45,6 +49,9 @@ pub enum Record {
         seq: u64,
     },
     Again(u64),
+    /// The directory it became one with, which may have become one with a third.
+    Merged(Ino),
+    Conflict(Box<Conflict>),
 }
 
 /// A file, directory, symlink or special file.
@@ -113,4 +120,39 @@ pub struct Group {
 pub struct Seat {
     pub peer: PeerTag,
     pub stamp: Stamp,
+}
+
+/// Two sides did what does not fit together, and a rule decided. What has the name the record is kept under came of
+/// one side; the other side's version, or wish, is elsewhere.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Conflict {
+    /// What has the name.
+    pub ino: Ino,
+    /// What was done to it that stands.
+    pub here: Deed,
+    /// What the other side did.
+    pub there: Deed,
+    /// The name that was taken, or the file beside which this version is kept, or where the other side moved it; none
+    /// where the other side deleted it.
+    pub other: Option<Place>,
+}
+
+/// One side's part in a conflict: who did it, and when, is in the stamp of its op.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Deed {
+    pub what: Did,
+    pub stamp: Stamp,
+}
+
+/// What one side did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Did {
+    /// Gave something this name: made it, linked it or moved it here.
+    Created,
+    /// Wrote to it; of a directory: changed its names.
+    Changed,
+    Deleted,
+    Moved,
+    /// Moved it to below itself, as the other side had moved what is there.
+    MovedInCircle,
 }

@@ -129,7 +129,12 @@ fn check_record(key: &Key, record: &Record) -> Result<(), &'static str> {
             at.checked_add(u64::from(extent.len)).ok_or("an extent is too far out")?;
             check_extent(extent)
         }
+        (Key::Conflict(_, name), Record::Conflict(conflict)) => {
+            check_name(name)?;
+            conflict.other.as_ref().map_or(Ok(()), |other| check_name(&other.name))
+        }
         (Key::Inode(_), Record::Inode(_))
+        | (Key::Merged(_), Record::Merged(_))
         | (Key::Xattr(..), Record::Xattr(_))
         | (Key::Block(_), Record::Block(_))
         | (Key::Group(_), Record::Group(_))

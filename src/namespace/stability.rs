@@ -198,6 +198,14 @@ impl Namespace {
 
     fn forget(&mut self, ino: Ino) {
         let mut keys = vec![Key::Inode(ino)];
+        // Those that became one with it, and those that had become one with them.
+        let mut parts: Vec<Ino> = self.tree.merged_into(ino).collect();
+        while let Some(part) = parts.pop() {
+            if !keys.contains(&Key::Merged(part)) {
+                parts.extend(self.tree.merged_into(part));
+                keys.push(Key::Merged(part));
+            }
+        }
         keys.extend(self.tree.extents(ino, 0, u64::MAX).map(|(at, _)| Key::Extent(ino, at)));
         keys.extend(self.tree.xattrs(ino).map(|(name, _): (&Bytes, _)| Key::Xattr(ino, name.clone())));
         for key in keys {

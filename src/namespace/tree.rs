@@ -1,7 +1,8 @@
 //! The tree: every record under its key, and the few sums kept beside them.
 
-use super::op::{Extent, Kind};
-use super::record::{Block, Entry, Group, Inode, Key, Record};
+use super::op::{Extent, Kind, Place};
+use super::read::DEPTH;
+use super::record::{Block, Conflict, Entry, Group, Inode, Key, Record};
 use crate::id::{BlockName, GroupId, Ino, PeerTag};
 use crate::time::Stamp;
 use bytes::Bytes;
@@ -30,6 +31,8 @@ pub(super) struct Tree {
     blocks: BTreeMap<GroupId, BTreeSet<BlockName>>,
     /// The groups in which each peer has a seat.
     seats: BTreeMap<PeerTag, BTreeSet<GroupId>>,
+    /// The directories that became one with each.
+    merged: BTreeMap<Ino, BTreeSet<Ino>>,
 }
 
 impl Tree {
@@ -43,6 +46,14 @@ impl Tree {
         }
         if let Some(Record::Inode(inode)) = &record {
             self.count(inode, true);
+        }
+        if let Key::Merged(ino) = &key {
+            let into = |record: Option<&Record>| match record {
+                Some(Record::Merged(into)) => Some(*into),
+                _ => None,
+            };
+            let (before, after) = (into(self.records.get(&key)), into(record.as_ref()));
+            rekey(&mut self.merged, *ino, before, after);
         }
         let (block, group) = match &key {
             Key::Block(name) => (Some(*name), None),
@@ -66,30 +77,12 @@ impl Tree {
                 Some(Record::Block(block)) => Some(block.group),
                 _ => None,
             };
-            self.move_block(name, was, after);
+            rekey(&mut self.blocks, name, was, after);
         }
         if let Some(Record::Inode(inode)) = &before {
             self.count(inode, false);
         }
         before
-    }
-
-    /// Keeps `blocks` in step with a block's record.
-    fn move_block(&mut self, name: BlockName, from: Option<GroupId>, to: Option<GroupId>) {
-        if from == to {
-            return;
-        }
-        if let Some(from) = from
-            && let Some(blocks) = self.blocks.get_mut(&from)
-        {
-            blocks.remove(&name);
-            if blocks.is_empty() {
-                self.blocks.remove(&from);
-            }
-        }
-        if let Some(to) = to {
-            self.blocks.entry(to).or_default().insert(name);
-        }
     }
 
     /// Keeps `seats` in step with a group's record.
@@ -136,12 +129,50 @@ impl Tree {
         self.records.range(from..to)
     }
 
-    /// The inode, reaped ones too.
+    /// The inode, reaped ones too; for a directory that became one with another, that one.
     pub fn inode(&self, ino: Ino) -> Option<&Inode> {
-        match self.get(&Key::Inode(ino)) {
-            Some(Record::Inode(inode)) => Some(inode),
+        let at = |ino| match self.get(&Key::Inode(ino)) {
+            Some(Record::Inode(inode)) => Some(&**inode),
+            _ => None,
+        };
+        at(ino).or_else(|| at(self.survivor(ino)))
+    }
+
+    /// The directory that this one became one with; else itself.
+    pub fn survivor(&self, ino: Ino) -> Ino {
+        let mut at = ino;
+        if !self.merged.is_empty() {
+            for _ in 0..DEPTH {
+                match self.get(&Key::Merged(at)) {
+                    Some(Record::Merged(into)) => at = *into,
+                    _ => break,
+                }
+            }
+        }
+        at
+    }
+
+    /// The directories that became one with this one, those that had become one with them not counted.
+    pub fn merged_into(&self, ino: Ino) -> impl Iterator<Item = Ino> {
+        self.merged.get(&ino).into_iter().flatten().copied()
+    }
+
+    pub fn conflict(&self, place: &Place) -> Option<&Conflict> {
+        match self.get(&Key::Conflict(place.parent, place.name.clone())) {
+            Some(Record::Conflict(conflict)) => Some(conflict),
             _ => None,
         }
+    }
+
+    /// The conflicts recorded about names in directories from this number on, in the order of the numbers.
+    pub fn conflicts(&self, from: Ino) -> impl Iterator<Item = (Place, &Conflict)> {
+        let from = Key::Conflict(from, Bytes::new());
+        self.records.range(from..).map_while(|(key, record)| match (key, record) {
+            (Key::Conflict(parent, name), Record::Conflict(conflict)) => {
+                Some((Place { parent: *parent, name: name.clone() }, &**conflict))
+            }
+            _ => None,
+        })
     }
 
     /// A file, the copies made of it where it was changed on two sides, the file it is a copy of, and so on.
@@ -236,6 +267,24 @@ impl Tree {
     /// The groups in which a peer has a seat, in the order of their numbers.
     pub fn groups_of(&self, peer: PeerTag) -> impl Iterator<Item = GroupId> {
         self.seats.get(&peer).into_iter().flatten().copied()
+    }
+}
+
+/// Keeps an index in step where one that stood under a key stands under another.
+fn rekey<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, value: V, from: Option<K>, to: Option<K>) {
+    if from == to {
+        return;
+    }
+    if let Some(from) = from
+        && let Some(values) = index.get_mut(&from)
+    {
+        values.remove(&value);
+        if values.is_empty() {
+            index.remove(&from);
+        }
+    }
+    if let Some(to) = to {
+        index.entry(to).or_default().insert(value);
     }
 }
 

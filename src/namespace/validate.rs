@@ -116,6 +116,11 @@ pub(super) fn check_change(stamp: Stamp, change: &Change) -> Result<(), &'static
         }
         Change::Seat { slot, .. } | Change::Unseat { slot, .. } => ensure(*slot < MAX_SHARDS, "a slot is out of range"),
         Change::Admit { peer } => check_peer(peer),
+        Change::Merge { from, ino, .. } => {
+            check_name(&from.name)?;
+            ensure(*ino != Ino::ROOT, "it merges the root into another directory")
+        }
+        Change::Settle { place, .. } => check_name(&place.name),
         Change::Evict { .. } | Change::CloseGroup { .. } | Change::SetStanding { .. } => Ok(()),
         Change::Relocate { blocks, .. } => ensure(blocks.len() <= RELOCATED_BLOCKS, "it moves too many blocks"),
         Change::LetGo { .. } | Change::TakeBack { .. } => Ok(()),

@@ -12,6 +12,7 @@ mod effect;
 mod event;
 mod exchange;
 mod healing;
+mod merging;
 mod past;
 mod returning;
 mod searching;
@@ -71,6 +72,8 @@ pub struct Peer {
     clocks: BTreeMap<PeerTag, i64>,
     /// Ticks since the start.
     ticks: u32,
+    /// Conflicts came or went since it was last looked which directories' names clash.
+    clashes: bool,
     /// Where this peer's disk may have lost ops it made: who may have them, and has not said since what it has.
     unheard: BTreeSet<PeerTag>,
 }
@@ -105,6 +108,7 @@ impl Peer {
             rebasing: false,
             clocks: BTreeMap::new(),
             ticks: 0,
+            clashes: true,
             unheard: BTreeSet::new(),
             // What was read from the log at the start may lie in the page cache only.
             durable: VersionVector::default(),
@@ -210,6 +214,7 @@ impl Peer {
                 self.tick(namespace, &mut effects);
                 self.let_go_of_the_absent(namespace, now, &mut effects);
                 self.look_at_clocks(namespace, now, &mut effects);
+                self.merge_directories(namespace, now, &mut effects);
                 self.look_after_groups(namespace, now, &mut effects);
                 self.searching(SearchEvent::Tick(TICK), &mut effects);
             }
@@ -274,6 +279,7 @@ impl Peer {
         if ops.is_empty() {
             return;
         }
+        self.clashes |= touched.iter().any(|key| matches!(key, Key::Conflict(..)));
         effects.push(Effect::Persist(ops.clone()));
         self.note_away(namespace, touched, effects);
         if from.is_none() {

@@ -337,13 +337,17 @@ impl World {
     }
 
     fn create(&mut self, index: usize, name: &str) -> u64 {
+        self.make(index, name, Kind::File)
+    }
+
+    fn make(&mut self, index: usize, name: &str, kind: Kind) -> u64 {
         let wall = self.wall(index);
         let machine = &mut self.machines[index];
         let counter = machine.past.next_number(machine.namespace.counter(machine.tag));
         let change = Change::Create {
             place: Place { parent: Ino::ROOT, name: Bytes::copy_from_slice(name.as_bytes()) },
             ino: Ino::new(machine.tag, counter),
-            kind: Kind::File,
+            kind,
             mode: 0o644,
             uid: 0,
             gid: 0,
@@ -508,6 +512,32 @@ fn peers_converge_after_any_faults() {
             assert_eq!(world.machines[index].namespace.unstable(), 0, "seed {seed}, peer {index}: all is stable");
         }
     }
+}
+
+#[test]
+fn directories_of_one_name_become_one_once_their_makers_meet() {
+    let mut world = World::new(4, 1);
+    world.run(5 * SECOND);
+    (0..4).for_each(|index| world.handle(index, Event::Ready));
+    for (a, b) in [(0, 2), (0, 3), (1, 2), (1, 3)] {
+        world.cut.insert((a, b));
+        world.disconnect(a, b);
+    }
+    for (index, name) in [(0, "d"), (3, "d"), (1, "only here"), (2, "e"), (1, "e")] {
+        world.make(index, name, Kind::Directory);
+        world.run(SECOND);
+    }
+    world.run(10 * SECOND);
+    assert_eq!(world.names(2), ["d", "e"]);
+    world.heal();
+    world.run(20 * SECOND);
+    for index in 0..4 {
+        let namespace = &world.machines[index].namespace;
+        assert_eq!((world.names(index), namespace.unstable()), (vec!["d".into(), "e".into(), "only here".into()], 0));
+        assert_eq!(namespace.conflicts().count(), 0);
+    }
+    let merges = |machine: &Machine| machine.log.iter().filter(|op| matches!(op.change, Change::Merge { .. })).count();
+    assert_eq!(merges(&world.machines[0]), 2, "one peer says so, once");
 }
 
 /// Machine 0 makes an op that only machine 2 gets, and loses its power, and the op.

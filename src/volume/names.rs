@@ -13,9 +13,6 @@ use std::time::Duration;
 /// The most names of one file, and the most subdirectories of a directory.
 pub const MAX_LINKS: u32 = 1 << 30;
 
-/// Directories above one another; a longer chain is taken for a circle.
-const MAX_DEPTH: usize = 1 << 20;
-
 /// How long an inode without a name stays for those who have just looked the name up and are about to open it: more
 /// than the kernel trusts a name for. So who opens a file that is being replaced gets one or the other.
 const LINGER: Duration = Duration::from_secs(2);
@@ -85,21 +82,6 @@ fn empty(names: &Namespace, dir: Ino) -> Result<(), Errno> {
         None => Ok(()),
         Some(_) => Err(Errno(libc::ENOTEMPTY)),
     }
-}
-
-/// Whether `ino` is `below` or one of the directories above it.
-fn is_above(names: &Namespace, ino: Ino, below: Ino) -> bool {
-    let mut at = below;
-    for _ in 0..MAX_DEPTH {
-        if at == ino {
-            return true;
-        }
-        match names.inode(at).and_then(|inode| inode.place.as_ref()) {
-            Some(place) if at != Ino::ROOT => at = place.parent,
-            _ => return false,
-        }
-    }
-    true
 }
 
 /// Whom a new inode belongs to: a directory with the setgid bit hands its group down, and the bit to directories.
@@ -317,7 +299,7 @@ fn planned_rename(
     no_replace: bool,
 ) -> Result<Option<(Ino, Option<Seen>)>, Errno> {
     let (moved, moved_inode) = entry(names, from.parent, &from.name)?;
-    if is_directory(moved_inode) && is_above(names, moved.ino, to.parent) {
+    if is_directory(moved_inode) && names.is_above(moved.ino, to.parent) {
         return Err(Errno(libc::EINVAL));
     }
     let grows = is_directory(moved_inode) && from.parent != to.parent;
@@ -345,7 +327,7 @@ fn planned_rename(
 fn planned_exchange(names: &Namespace, a: &Place, b: &Place) -> Result<Option<(Ino, Ino)>, Errno> {
     let (a_entry, a_inode) = entry(names, a.parent, &a.name)?;
     let (b_entry, b_inode) = entry(names, b.parent, &b.name)?;
-    let into_itself = |inode: &Inode, ino, parent| is_directory(inode) && is_above(names, ino, parent);
+    let into_itself = |inode: &Inode, ino, parent| is_directory(inode) && names.is_above(ino, parent);
     if into_itself(a_inode, a_entry.ino, b.parent) || into_itself(b_inode, b_entry.ino, a.parent) {
         return Err(Errno(libc::EINVAL));
     }

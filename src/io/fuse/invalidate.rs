@@ -42,7 +42,9 @@ impl Invalidation {
                 | Key::Counter(_)
                 | Key::Standing(_)
                 | Key::Away(_)
-                | Key::Again(_) => false,
+                | Key::Again(_)
+                | Key::Merged(_)
+                | Key::Conflict(..) => false,
             };
         }
         let whole = found.clone();

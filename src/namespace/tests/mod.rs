@@ -1,7 +1,9 @@
 //! Tests of the namespace: each rule by itself, and whole worlds of peers against one order of all ops.
 
+mod directories;
 mod merging;
 mod returning;
+mod partitions;
 mod rules;
 mod settling;
 mod worlds;
@@ -117,8 +119,23 @@ impl World {
         applied.touched
     }
 
-    /// Everyone gets everything; all agree, and the counts kept are right.
+    /// Everyone gets everything, and directories whose names clash become one; all agree, and the counts kept are right.
     pub fn meet(&mut self) {
+        self.exchange();
+        loop {
+            let merges = self.ns(0).merges(self.clock(0), usize::MAX);
+            if merges.is_empty() {
+                break;
+            }
+            for merge in merges {
+                self.change(0, merge);
+            }
+            self.exchange();
+        }
+    }
+
+    /// Everyone gets everything; all agree, and the counts kept are right.
+    pub fn exchange(&mut self) {
         for round in 0..2 * self.peers.len() {
             for to in 0..self.peers.len() {
                 let from = (to + round) % self.peers.len();
@@ -241,7 +258,7 @@ pub fn read(namespace: &Namespace, blocks: &BTreeMap<BlockName, Vec<u8>>, ino: I
 pub fn visible(namespace: &Namespace) -> BTreeMap<Key, Record> {
     let gone = |ino: &Ino| namespace.inode(*ino).is_none();
     let records = namespace.tree.iter().filter(|(key, _)| match key {
-        Key::Inode(ino) | Key::Extent(ino, _) | Key::Xattr(ino, _) => !gone(ino),
+        Key::Inode(ino) | Key::Extent(ino, _) | Key::Xattr(ino, _) | Key::Merged(ino) => !gone(ino),
         // Peers forget those when each of them knows that it may.
         Key::Block(name) => !namespace.tree.idle().contains(name),
         _ => true,

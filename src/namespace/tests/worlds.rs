@@ -140,6 +140,7 @@ impl Run {
             34 | 35 => self.tell(at, x),
             36 => self.checkpoint(at),
             37 => self.power_cut(at, x, y),
+            38 => self.merge(at),
             _ => self.restart(at, x),
         }
     }
@@ -163,6 +164,8 @@ impl Run {
 
     fn receive(&mut self, at: usize, batch: Vec<Op>) {
         let before = visible(self.world.ns(at));
+        let merged = before.keys().filter_map(|key| if let Key::Merged(ino) = key { Some(*ino) } else { None });
+        let survivors: BTreeMap<Ino, Ino> = merged.map(|ino| (ino, self.world.ns(at).survivor(ino))).collect();
         let now = wall(self.world.now + 60_000);
         let applied = self.world.peers[at].namespace.receive(batch, now).unwrap();
         self.disks[at].log.extend(applied.ops);
@@ -172,6 +175,7 @@ impl Run {
             // What goes with a reaped inode is not looked at by itself.
             let of = match key {
                 Key::Extent(ino, _) | Key::Xattr(ino, _) => Key::Inode(*ino),
+                Key::Merged(ino) => Key::Inode(survivors.get(ino).copied().unwrap_or(*ino)),
                 key => key.clone(),
             };
             assert!(applied.touched.contains(key) || applied.touched.contains(&of), "{key:?} changed unsaid");
@@ -334,7 +338,7 @@ impl Run {
 }
 
 fn steps() -> impl Strategy<Value = Vec<(usize, u8, u32, u32, u32)>> {
-    prop::collection::vec((0..3usize, 0..40u8, any::<u32>(), any::<u32>(), any::<u32>()), 1..160)
+    prop::collection::vec((0..3usize, 0..41u8, any::<u32>(), any::<u32>(), any::<u32>()), 1..160)
 }
 
 proptest! {

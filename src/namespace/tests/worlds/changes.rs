@@ -117,6 +117,14 @@ impl Run {
         self.moved(stamp, other, a);
     }
 
+    /// Directories whose names clash, as this peer sees it, become one.
+    pub fn merge(&mut self, at: usize) {
+        for change in self.world.ns(at).merges(self.world.clock(at), 3) {
+            // The one before may have made this one idle, but never impossible.
+            self.change(at, change);
+        }
+    }
+
     pub fn reap(&mut self, at: usize) {
         let tag = self.world.peers[at].tag;
         let open: Vec<Ino> = self.handles[at].iter().map(|handle| handle.ino).collect();

@@ -124,13 +124,16 @@ impl Losses {
             };
             assert_eq!(&there, holds, "version {version} of {ino} holds something else");
         }
-        for ino in directories.difference(&removed) {
+        // Of those that became one, who removes one removes them all.
+        let removed: BTreeSet<Ino> = removed.iter().map(|ino| namespace.survivor(*ino)).collect();
+        for ino in directories.iter().filter(|ino| !removed.contains(&namespace.survivor(**ino))) {
             assert!(namespace.path(*ino).is_some(), "directory {ino} is lost");
         }
     }
 }
 
-/// What was last said of everything that has a name holds: owners, access times, extended attributes, policies.
+/// What was last said of everything that has a name holds: owners, access times, extended attributes, policies. Not of
+/// directories that became one with others: which of them was meant depends on when.
 pub fn attributes_are_as_last_said(namespace: &Namespace, ops: &[Op]) {
     let mut said: BTreeMap<Ino, SetAttributes> = BTreeMap::new();
     let mut xattrs = BTreeMap::new();
@@ -152,7 +155,8 @@ pub fn attributes_are_as_last_said(namespace: &Namespace, ops: &[Op]) {
             _ => {}
         }
     }
-    let named = |ino: &Ino| namespace.inode(*ino).filter(|inode| inode.nlink > 0);
+    let one_of_several = |ino: Ino| namespace.survivor(ino) != ino || namespace.tree.merged_into(ino).next().is_some();
+    let named = |ino: &Ino| namespace.inode(*ino).filter(|inode| inode.nlink > 0 && !one_of_several(*ino));
     for (ino, last) in said {
         let Some(inode) = named(&ino) else { continue };
         assert_eq!(last.uid.unwrap_or(inode.uid), inode.uid, "the owner of {ino}");
