@@ -6,6 +6,7 @@
 mod background;
 mod can_stop;
 mod compare;
+mod conflicts;
 mod demo;
 mod evict;
 mod groups;
@@ -87,6 +88,8 @@ enum Command {
     Repair(repair::Args),
     /// Say how far the checking of all shards is, or check them all now
     Scrub(scrub::Args),
+    /// List what two sides of a partition did that did not fit together, or settle it
+    Conflicts(conflicts::Args),
     /// Measure what policies cost, on your files and machines
     Compare(compare::Args),
     /// Show it all on this machine: start peers, copy files in, kill two peers, read everything back
@@ -152,6 +155,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Maintenance(command) => maintenance::run(&home()?, command),
         Command::Repair(args) => repair::run(&home()?, args),
         Command::Scrub(args) => scrub::run(&home()?, args),
+        Command::Conflicts(args) => conflicts::run(&home()?, args),
         Command::Compare(args) => compare::run(&home()?, args),
         Command::Demo(args) => demo::run(args),
         Command::Sim(command) => sim::run(command),

@@ -73,6 +73,10 @@ fn upkeep(report: &StatusReport) -> String {
     if report.scrub.rot_found > 0 {
         text += &format!("{}\n", scrub::damage(&report.scrub));
     }
+    if report.conflicts > 0 {
+        let conflicts = count(report.conflicts, "conflict is", "conflicts are");
+        text += &format!("{conflicts} to be settled: two sides did what did not fit together. See shoal conflicts.\n");
+    }
     if report.files_set_aside > 0 {
         text += &format!(
             "{} set aside in the stores, in shards/aside of each home: no shards, or damaged ones. None is served or deleted.\n",
@@ -204,8 +208,10 @@ mod tests {
         busy.scrub.rot_found = 1;
         busy.files_set_aside = 2;
         busy.volumes_damaged = 1;
+        busy.conflicts = 3;
         let said = upkeep(&busy);
         for words in [
+            "3 conflicts are to be settled",
             "attic is leaving",
             "laptop was away for too long",
             "cellar is under maintenance",

@@ -15,6 +15,7 @@ mod op;
 mod read;
 mod rebase;
 mod record;
+mod resolve;
 mod snapshot;
 mod stability;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use log::Missing;
 pub use op::*;
 pub use rebase::Rebased;
 pub use record::*;
+pub use resolve::Resolution;
 pub use snapshot::{Checkpoint, Snapshot};
 pub use stability::Lack;
 pub use tree::FilesSummary;

@@ -73,7 +73,23 @@ impl Work<'_> {
             self.lose_name(seen.ino, &place);
             self.touch_directory(place.parent, 0);
         } else {
+            self.remove_copy(&place, seen);
             self.note_kept(&place, seen.ino);
+        }
+    }
+
+    /// Where the version that a remover saw is in a copy beside the file, as another side's came first, that goes: the
+    /// remover's side wants neither.
+    fn remove_copy(&mut self, place: &Place, seen: Seen) {
+        let Some(copy) = self.tree.line(seen.ino, seen.content).filter(|copy| *copy != seen.ino) else { return };
+        let only_name = |ino| self.tree.inode(ino).is_some_and(|inode| inode.nlink == 1);
+        let at = self.tree.inode(copy).and_then(|inode| inode.place.clone());
+        let Some(at) = at.filter(|_| only_name(copy) && only_name(seen.ino)) else { return };
+        let conflict = self.tree.conflict(&at).filter(|conflict| conflict.ino == copy);
+        if conflict.and_then(Conflict::beside) == Some(place) {
+            self.take_entry(&at);
+            self.lose_name(copy, &at);
+            self.touch_directory(at.parent, 0);
         }
     }
 
@@ -109,14 +125,17 @@ impl Work<'_> {
             if there.ino == ino {
                 return;
             }
-            let replaced = replaced.filter(|seen| seen.ino == there.ino && self.may_replace(*seen, is_directory));
-            match replaced {
+            let replaced = replaced.filter(|seen| seen.ino == there.ino);
+            match replaced.filter(|seen| self.may_replace(*seen, is_directory)) {
                 Some(seen) => {
                     self.take_entry(&to);
                     self.lose_name(seen.ino, &to);
                     self.touch_directory(to.parent, -i32::from(is_directory));
                 }
-                None => to.name = self.free_name(to.parent, &to.name, self.stamp, 1),
+                None => {
+                    replaced.into_iter().for_each(|seen| self.remove_copy(&wished, seen));
+                    to.name = self.free_name(to.parent, &to.name, self.stamp, 1);
+                }
             }
         }
         self.take_entry(&from);

@@ -9,6 +9,7 @@
 pub mod attributes;
 mod cache;
 mod commit;
+mod conflicts;
 pub mod directory;
 mod dirty;
 mod elsewhere;

@@ -274,20 +274,23 @@ impl Volume {
     }
 
     async fn removed(&self, gone: Option<Ino>, seq: u64) -> Result<(), Errno> {
-        if let Some(ino) = gone {
-            match self.inner.lingering.clone().try_acquire_owned() {
-                Ok(permit) => {
-                    let volume = self.clone();
-                    tokio::spawn(async move {
-                        tokio::time::sleep(LINGER).await;
-                        volume.note_unlinked(ino);
-                        drop(permit);
-                    });
-                }
-                Err(_) => self.note_unlinked(ino),
-            }
-        }
+        gone.into_iter().for_each(|ino| self.linger(ino));
         self.settle(seq).await
+    }
+
+    /// What lost a name goes, if that was the last, a while later.
+    pub(super) fn linger(&self, ino: Ino) {
+        match self.inner.lingering.clone().try_acquire_owned() {
+            Ok(permit) => {
+                let volume = self.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(LINGER).await;
+                    volume.note_unlinked(ino);
+                    drop(permit);
+                });
+            }
+            Err(_) => self.note_unlinked(ino),
+        }
     }
 }
 

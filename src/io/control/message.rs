@@ -1,7 +1,7 @@
 //! What goes over the control socket, one JSON value a line.
 
 use super::report::{
-    CanStopReport, EvictReport, GroupsReport, HealingReport, LeaveReport, MountReport, PeersReport, PolicyReport,
+    CanStopReport, ConflictsReport, EvictReport, GroupsReport, HealingReport, LeaveReport, MountReport, PeersReport, PolicyReport,
     ScrubReport, StatsReport, StatusReport, WhereReport,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -58,6 +58,12 @@ pub enum ControlRequest {
     /// For so many seconds from now this peer's being away is no reason for repair; 0: it is again:
     /// [`ControlReply::Done`].
     Maintenance { secs: u64 },
+    /// The conflicts that nobody has settled, at or below this absolute path in the share, or all:
+    /// [`ControlReply::Conflicts`].
+    Conflicts { path: Option<ByteText> },
+    /// Settle the conflicts about this absolute path in the share; `how` is `keep-this`, `keep-other` or `keep-both`:
+    /// [`ControlReply::Resolved`], or an error that says what is in the way.
+    Resolve { path: ByteText, how: String },
 }
 
 /// What the peer answers.
@@ -87,6 +93,10 @@ pub enum ControlReply {
     Left(LeaveReport),
     Healing(HealingReport),
     Scrub(ScrubReport),
+    Conflicts(ConflictsReport),
+    Resolved {
+        conflicts: u64,
+    },
 }
 
 /// How far a long command has come.

@@ -62,6 +62,8 @@ pub struct RefusedReport {
 pub struct LogReport {
     pub ops: u64,
     pub bytes: u64,
+    /// Conflicts that nobody has settled.
+    pub conflicts: u64,
 }
 
 /// What healing has before it, and how fast it goes. What was done is counted since the peers' starts.
@@ -279,6 +281,46 @@ pub struct LeaveReport {
     pub peer: String,
     pub files_lost: u64,
     pub blocks_lost: u64,
+}
+
+/// `shoal conflicts`: what two sides did that did not fit together, as far as nobody has settled it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ConflictsReport {
+    pub conflicts: Vec<ConflictReport>,
+    /// So many more are not listed.
+    pub more: u64,
+}
+
+/// One conflict.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ConflictReport {
+    /// Absolute in the share, of what one side did; bytes that are no UTF-8 show as replacement characters.
+    pub path: String,
+    /// The same, byte by byte.
+    pub path_bytes: super::ByteText,
+    /// `file`, `directory`, `symlink` or `special`.
+    pub kind: String,
+    /// What was done to what is at `path`.
+    pub this: DeedReport,
+    /// What the other side did.
+    pub other: DeedReport,
+    /// Where the other version is, or where the other side wanted it; none: it wanted it gone.
+    pub other_path: Option<String>,
+    /// There is another version, at `other_path`; else only a wish that was not met.
+    pub has_other_version: bool,
+}
+
+/// One side's part in a conflict.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DeedReport {
+    /// `created`, `changed`, `deleted`, `moved` or `moved-in-circle`.
+    pub what: String,
+    /// The machine's name, or its id where it is off the roster.
+    pub by: String,
+    /// Its id.
+    pub peer: String,
+    /// In seconds since 1970.
+    pub at: u64,
 }
 
 /// A place where the answering peer has the share mounted.

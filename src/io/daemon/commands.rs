@@ -1,7 +1,7 @@
 //! The commands of people, carried out by the running peer.
 
 use super::Daemon;
-use super::{invite, looking_after, report};
+use super::{conflicts, invite, looking_after, report};
 use crate::id::PeerTag;
 use crate::io::control::{Commands, ControlReply, ControlRequest, PolicyReport, ProgressSink, StatsReport};
 use crate::namespace::{Change, Kind};
@@ -75,6 +75,14 @@ impl Daemon {
             ControlRequest::Scrub { now } => Ok(ControlReply::Scrub(self.scrub(now, progress).await)),
             ControlRequest::CancelLeave => self.cancel_leave().await.map(|()| ControlReply::Done),
             ControlRequest::Maintenance { secs } => self.maintenance(secs).await.map(|()| ControlReply::Done),
+            ControlRequest::Conflicts { path } => {
+                let path = path.as_ref().map(|path| path.0.as_slice());
+                conflicts::conflicts(&self.host, path).map(ControlReply::Conflicts)
+            }
+            ControlRequest::Resolve { path, how } => {
+                let conflicts = self.volume.resolve_conflict(&path.0, how.parse()?).await? as u64;
+                Ok(ControlReply::Resolved { conflicts })
+            }
             ControlRequest::WhichMounts => Ok(ControlReply::Mounts(report::mounts(self.mountpoints()))),
         }
     }

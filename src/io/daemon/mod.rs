@@ -1,6 +1,7 @@
 //! The running peer: every device wired to the cores. The only place where devices meet.
 
 mod commands;
+mod conflicts;
 mod handler;
 mod host;
 mod housekeeping;

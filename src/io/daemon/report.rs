@@ -23,6 +23,7 @@ pub fn status(host: &Host, stats: &StatsReport) -> StatusReport {
     let files = namespace.files();
     let policy = namespace.policy(Ino::ROOT).to_string();
     let log = namespace.log_size();
+    let conflicts = namespace.conflicts().count() as u64;
     drop(namespace);
     StatusReport {
         share: host.share().to_string(),
@@ -42,6 +43,7 @@ pub fn status(host: &Host, stats: &StatsReport) -> StatusReport {
         log: LogReport { ops: log.ops, bytes: log.bytes },
         refused: host.reports().all(),
         clock_ahead_ms: host.with_core(|core, _| core.own_clock_ahead()),
+        conflicts,
         ..StatusReport::default()
     }
 }

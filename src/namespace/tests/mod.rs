@@ -1,5 +1,6 @@
 //! Tests of the namespace: each rule by itself, and whole worlds of peers against one order of all ops.
 
+mod conflicts;
 mod directories;
 mod merging;
 mod returning;
