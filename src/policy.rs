@@ -14,6 +14,37 @@ pub enum Policy {
     Survive(u8),
 }
 
+/// What a directory asks for while a partition keeps machines apart. Inherited, like the policy.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub enum Partition {
+    /// `keep-both`: every side goes on, and what they did is merged when they meet.
+    #[default]
+    KeepBoth,
+    /// `refuse`: a side that is no majority of the roster changes nothing.
+    Refuse,
+}
+
+impl FromStr for Partition {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Partition, String> {
+        match text.trim() {
+            "keep-both" => Ok(Partition::KeepBoth),
+            "refuse" => Ok(Partition::Refuse),
+            other => Err(format!("'{}' is neither keep-both nor refuse", other.chars().take(64).collect::<String>())),
+        }
+    }
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Partition::KeepBoth => "keep-both",
+            Partition::Refuse => "refuse",
+        })
+    }
+}
+
 /// `data` + `parity` shards; any `data` of them give the block back. `data` = 1 is replication.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Geometry {

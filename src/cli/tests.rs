@@ -33,6 +33,8 @@ fn every_documented_command_line_is_taken() {
         "shoal where /mnt/a --json",
         "shoal policy /mnt/a",
         "shoal policy /mnt/a survive:1",
+        "shoal policy /mnt/a --partition refuse",
+        "shoal policy /mnt/a rs:2+1 --partition keep-both",
         "shoal can-stop p1 attic --json",
         "shoal leave --accept-loss",
         "shoal leave --cancel",

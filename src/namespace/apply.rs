@@ -3,11 +3,11 @@
 //! loses nothing, or left out.
 
 use super::log::{Log, Undo};
-use super::op::{Change, Op, PeerRecord, Place, SetAttributes, Standing, VersionVector};
+use super::op::{Change, Kind, Op, PeerRecord, Place, SetAttributes, Standing, VersionVector};
 use super::record::{Block, Entry, Group, Inode, Key, Record, Seat};
 use super::tree::Tree;
 use crate::id::{BlockName, COUNTER_BITS, GroupId, Ino, PeerTag};
-use crate::policy::{Geometry, Policy};
+use crate::policy::{Geometry, Partition, Policy};
 use crate::time::{Stamp, WallTime};
 use bytes::Bytes;
 
@@ -103,6 +103,7 @@ impl Work<'_> {
             Change::TakeBack { peer } => self.take_back(*peer),
             Change::Again { stamp, seq, change } => self.again(*stamp, *seq, &change.0),
             Change::Merge { from, ino, into, .. } => self.merge(&self.at(from), *ino, *into),
+            Change::SetPartition { ino, mode } => self.set_partition(self.tree.survivor(*ino), *mode),
             Change::Settle { place, ino } => self.settle(&self.at(place), *ino),
         }
     }
@@ -274,6 +275,12 @@ impl Work<'_> {
         let key = Key::Away(peer);
         if self.tree.get(&key).is_some() {
             self.put(key, None);
+        }
+    }
+
+    fn set_partition(&mut self, ino: Ino, mode: Option<Partition>) {
+        if self.tree.inode(ino).is_some_and(|inode| inode.kind == Kind::Directory) {
+            self.put(Key::Partition(ino), mode.map(Record::Partition));
         }
     }
 

@@ -85,6 +85,12 @@ impl Work<'_> {
     fn inherit(&mut self, ino: Ino, into: Ino) {
         let policy = self.tree.inode(ino).and_then(|inode| inode.policy);
         self.edit(into, |inode| inode.policy = inode.policy.or(policy));
+        if let Some(mode) = self.tree.get(&Key::Partition(ino)).cloned() {
+            self.put(Key::Partition(ino), None);
+            if self.tree.get(&Key::Partition(into)).is_none() {
+                self.put(Key::Partition(into), Some(mode));
+            }
+        }
         let xattrs: Vec<_> = self.tree.xattrs(ino).map(|(name, value)| (name.clone(), value.clone())).collect();
         for (name, value) in xattrs {
             self.put(Key::Xattr(ino, name.clone()), None);

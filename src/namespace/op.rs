@@ -1,7 +1,7 @@
 //! Ops: what a change to the namespace is, as it is logged, sent and applied.
 
 use crate::id::{Author, BlockName, GroupId, Ino, PeerKey, PeerTag};
-use crate::policy::{Geometry, Policy};
+use crate::policy::{Geometry, Partition, Policy};
 use crate::time::{Stamp, WallTime};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -280,6 +280,11 @@ pub enum Change {
         place: Place,
         ino: Ino,
     },
+    /// What a directory asks for in a partition; `None` inherits.
+    SetPartition {
+        ino: Ino,
+        mode: Option<Partition>,
+    },
 }
 
 /// A change inside another. It holds no further one, however it comes from outside.
@@ -344,7 +349,8 @@ impl Change {
             | Change::SetAttributes { ino, .. }
             | Change::SetXattr { ino, .. }
             | Change::Write { ino, .. }
-            | Change::SetPolicy { ino, .. } => [Some(*ino), None, None, None],
+            | Change::SetPolicy { ino, .. }
+            | Change::SetPartition { ino, .. } => [Some(*ino), None, None, None],
             Change::Merge { from, ino, into, .. } => [Some(from.parent), Some(*ino), Some(*into), None],
             Change::Settle { place, ino } => [Some(place.parent), Some(*ino), None, None],
             Change::OpenGroup { .. }

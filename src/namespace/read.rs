@@ -1,10 +1,10 @@
 //! What the namespace answers: lookups by key, by name and by path. Reaped inodes are never shown.
 
-use super::op::{Extent, Name, PeerRecord, Place, Source, Standing, VersionVector};
+use super::op::{Change, Extent, Name, PeerRecord, Place, Source, Standing, VersionVector};
 use super::record::{Block, Conflict, Entry, Group, Inode, Key, Record};
 use super::{FilesSummary, Namespace};
 use crate::id::{BlockName, GroupId, Ino, PeerTag};
-use crate::policy::{DEFAULT_POLICY, Policy};
+use crate::policy::{DEFAULT_POLICY, Partition, Policy};
 use crate::time::{Hlc, Stamp};
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -203,6 +203,34 @@ impl Namespace {
             }
         }
         DEFAULT_POLICY
+    }
+
+    /// What a directory itself asks for in a partition.
+    pub fn own_partition(&self, dir: Ino) -> Option<Partition> {
+        match self.tree.get(&Key::Partition(self.survivor(dir))) {
+            Some(Record::Partition(mode)) => Some(*mode),
+            _ => None,
+        }
+    }
+
+    /// What holds for an inode in a partition: what it, or the nearest directory above it, asks for.
+    pub fn partition(&self, ino: Ino) -> Partition {
+        let mut at = ino;
+        for _ in 0..DEPTH {
+            if let Some(mode) = self.own_partition(at) {
+                return mode;
+            }
+            match self.tree.inode(at).and_then(|inode| inode.place.as_ref()) {
+                Some(place) => at = place.parent,
+                None => break,
+            }
+        }
+        Partition::default()
+    }
+
+    /// Whether a change touches what is refused on a side of a partition that is no majority.
+    pub fn refuses(&self, change: &Change) -> bool {
+        change.inodes().into_iter().flatten().any(|ino| self.partition(ino) == Partition::Refuse)
     }
 
     /// The highest counter a peer has used in a number, 0 if none.

@@ -2,7 +2,7 @@
 
 use super::op::{Extent, Kind, Name, PeerRecord, Place, Standing};
 use crate::id::{Author, BlockName, GroupId, Ino, PeerTag};
-use crate::policy::{Geometry, Policy};
+use crate::policy::{Geometry, Partition, Policy};
 use crate::time::{Stamp, WallTime};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,8 @@ pub enum Key {
     Merged(Ino),
     /// What did not fit together about what has this name in a directory, until somebody settles it.
     Conflict(Ino, Name),
+    /// What a directory asks for in a partition; absent if it inherits.
+    Partition(Ino),
 }
 
 /// The value under a [`Key`] of the same name.
@@ -52,6 +54,7 @@ pub enum Record {
     /// The directory it became one with, which may have become one with a third.
     Merged(Ino),
     Conflict(Box<Conflict>),
+    Partition(Partition),
 }
 
 /// A file, directory, symlink or special file.

@@ -135,6 +135,7 @@ fn check_record(key: &Key, record: &Record) -> Result<(), &'static str> {
         }
         (Key::Inode(_), Record::Inode(_))
         | (Key::Merged(_), Record::Merged(_))
+        | (Key::Partition(_), Record::Partition(_))
         | (Key::Xattr(..), Record::Xattr(_))
         | (Key::Block(_), Record::Block(_))
         | (Key::Group(_), Record::Group(_))

@@ -63,7 +63,7 @@ impl Volume {
         if !only_size {
             self.note_times(ino, mtime);
         }
-        let seq = control.change(&mut |names| {
+        let seq = self.change(&mut |names| {
             let inode = inode(names, ino)?;
             let mode = new_mode(inode, &change, caller);
             if only_size && mode.is_none() {

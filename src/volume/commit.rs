@@ -52,6 +52,7 @@ impl Volume {
             let mut made = Made::default();
             let changed = self.inner.control.change(&mut |namespace| {
                 made = Made::default();
+                self.may_write(namespace, file.ino)?;
                 let mut state = file.state.lock();
                 make(namespace, &self.inner.placer, file.ino, &mut state, &mut made)
                     .inspect_err(|_| state.overlay.unname())
@@ -63,8 +64,14 @@ impl Volume {
                     continue;
                 }
                 Err(errno) => {
-                    if errno.0 == libc::ESTALE {
-                        self.forget_content(file);
+                    match errno.0 {
+                        libc::ESTALE => self.forget_content(file),
+                        libc::EROFS => {
+                            let path = self.inner.control.namespace().path(file.ino).unwrap_or_default();
+                            let path = String::from_utf8_lossy(&path);
+                            tracing::warn!(ino = %file.ino, %path, "what was written is not stored while this side of the partition is no majority");
+                        }
+                        _ => {}
                     }
                     return Err(errno);
                 }

@@ -270,6 +270,7 @@ impl Volume {
         file: &Arc<FileState>,
         change: impl FnOnce(&mut FileContent, u64) -> T,
     ) -> Result<T, Errno> {
+        self.may_write(&self.inner.control.namespace(), file.ino)?;
         let now = self.inner.control.now();
         let mut state = file.state.lock();
         if state.unsaved.is_none() {

@@ -23,6 +23,7 @@ mod pace;
 mod place;
 pub mod ports;
 mod read;
+mod refuse;
 mod shape;
 #[doc(hidden)]
 pub mod testing;

@@ -147,7 +147,7 @@ impl Volume {
         let control = self.control();
         let ino = Ino(control.new_number());
         let time = control.now();
-        let seq = control.change(&mut |names| {
+        let seq = self.change(&mut |names| {
             free(names, parent, &name, matches!(node.kind, Kind::Directory))?;
             let mut node = node.clone();
             owned_by_parent(directory(names, parent)?, &mut node);
@@ -168,7 +168,7 @@ impl Volume {
     pub async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attributes, Errno> {
         let name = checked_name(name)?;
         let time = self.control().now();
-        let seq = self.control().change(&mut |names| {
+        let seq = self.change(&mut |names| {
             let inode = inode(names, ino)?;
             if is_directory(inode) {
                 return Err(Errno(libc::EPERM));
@@ -191,7 +191,7 @@ impl Volume {
         let name = checked_name(name)?;
         let time = self.control().now();
         let mut gone = None;
-        let seq = self.control().change(&mut |names| {
+        let seq = self.change(&mut |names| {
             directory(names, parent)?;
             let (entry, inode) = entry(names, parent, &name)?;
             if is_directory(inode) {
@@ -209,7 +209,7 @@ impl Volume {
         let name = checked_name(name)?;
         let time = self.control().now();
         let mut gone = None;
-        let seq = self.control().change(&mut |names| {
+        let seq = self.change(&mut |names| {
             directory(names, parent)?;
             let (entry, inode) = entry(names, parent, &name)?;
             if !is_directory(inode) {
@@ -235,7 +235,7 @@ impl Volume {
         let to = Place { parent: new_parent, name: checked_name(new_name)? };
         let time = self.control().now();
         let mut gone = None;
-        let seq = self.control().change(&mut |names| {
+        let seq = self.change(&mut |names| {
             directory(names, from.parent)?;
             directory(names, to.parent)?;
             match flags {

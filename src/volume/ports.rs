@@ -142,6 +142,8 @@ pub trait Control: Send + Sync + 'static {
     /// Every peer on the roster, this one included.
     fn candidates(&self) -> Vec<Candidate>;
     fn is_alive(&self, peer: PeerTag) -> bool;
+    /// Whether more than half of the roster is alive, this peer included.
+    fn has_majority(&self) -> bool;
     /// A shard that this peer should hold could not be had from it, or was not what it should be: it is told, and
     /// looks to it.
     fn suspect(&self, holder: PeerTag, id: ShardId);

@@ -361,6 +361,11 @@ impl Control for End {
         self.share.is_alive(peer)
     }
 
+    fn has_majority(&self) -> bool {
+        let peers = self.share.peers();
+        peers.iter().filter(|peer| self.share.is_alive(**peer)).count() * 2 > peers.len()
+    }
+
     fn suspect(&self, holder: PeerTag, id: ShardId) {
         self.share.shared.suspected.lock().insert((holder, id));
     }

@@ -85,7 +85,7 @@ impl Volume {
         };
         let set = self.inner.control.namespace().inode(ino).is_some_and(|inode| kept(inode.mode) != inode.mode);
         if set {
-            self.inner.control.change(&mut |namespace| {
+            self.change(&mut |namespace| {
                 let inode = namespace.inode(ino).ok_or(Errno(libc::ESTALE))?;
                 let set = SetAttributes { mode: Some(kept(inode.mode)), ..SetAttributes::default() };
                 Ok(vec![Change::SetAttributes { ino, set }])

@@ -68,7 +68,7 @@ impl Volume {
         }
         let (name, value) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
         let ctime = self.control().now();
-        let seq = self.control().change(&mut |names| {
+        let seq = self.change(&mut |names| {
             allowed(inode(names, ino)?, &name, libc::EPERM)?;
             exists(names.xattr(ino, &name).is_some(), create, replace)?;
             room(names, ino, &name, &value)?;
@@ -84,7 +84,7 @@ impl Volume {
         }
         let name = Bytes::copy_from_slice(name);
         let ctime = self.control().now();
-        let seq = self.control().change(&mut |names| {
+        let seq = self.change(&mut |names| {
             allowed(inode(names, ino)?, &name, libc::EPERM)?;
             names.xattr(ino, &name).ok_or(Errno(libc::ENODATA))?;
             Ok(vec![Change::SetXattr { ino, name: name.clone(), value: None, ctime }])
@@ -99,7 +99,7 @@ impl Volume {
         policy: Option<Policy>,
         check: impl Fn(Option<Policy>) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
-        let seq = self.control().change(&mut |names| {
+        let seq = self.change(&mut |names| {
             let inode = inode(names, ino)?;
             allowed(inode, POLICY_XATTR, libc::EPERM)?;
             check(inode.policy)?;

@@ -109,7 +109,7 @@ impl Scratch {
         let directory = self.root.join(policy.to_string());
         std::fs::create_dir(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
         let path = ByteText(format!("{}/{policy}", self.in_share).into_bytes());
-        let request = ControlRequest::Policy { path, set: Some(policy.to_string()) };
+        let request = ControlRequest::Policy { path, set: Some(policy.to_string()), partition: None };
         match client.call(&request, super::CHANGE_DEADLINE, |_| ())? {
             ControlReply::Policy(_) => Ok(directory),
             other => Err(unexpected(&other)),

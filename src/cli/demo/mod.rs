@@ -106,7 +106,8 @@ fn show(workplace: &Path, policy: Policy, tree: &Tree, peers: usize) -> anyhow::
     let directory = machines.mountpoint(writer).join(DIRECTORY);
     std::fs::create_dir(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
     let path = format!("/{DIRECTORY}").into_bytes();
-    let request = ControlRequest::Policy { path: path.as_slice().into(), set: Some(policy.to_string()) };
+    let request =
+        ControlRequest::Policy { path: path.as_slice().into(), set: Some(policy.to_string()), partition: None };
     machines.ask(writer, &request)?;
     let before = stats(&machines, writer)?;
     let start = Instant::now();

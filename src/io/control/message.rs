@@ -1,8 +1,8 @@
 //! What goes over the control socket, one JSON value a line.
 
 use super::report::{
-    CanStopReport, ConflictsReport, EvictReport, GroupsReport, HealingReport, LeaveReport, MountReport, PeersReport, PolicyReport,
-    ScrubReport, StatsReport, StatusReport, WhereReport,
+    CanStopReport, ConflictsReport, EvictReport, GroupsReport, HealingReport, LeaveReport, MountReport, PeersReport,
+    PolicyReport, ScrubReport, StatsReport, StatusReport, WhereReport,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::ffi::OsStr;
@@ -30,8 +30,14 @@ pub enum ControlRequest {
     Groups,
     /// Where the file at this absolute path in the share lies: [`ControlReply::Where`].
     Where { path: ByteText },
-    /// Shows, or with `set` changes, the policy of a path in the share: [`ControlReply::Policy`].
-    Policy { path: ByteText, set: Option<String> },
+    /// Shows, or with `set` and `partition` changes, the policy of a path in the share, and what it asks for in a
+    /// partition: [`ControlReply::Policy`].
+    Policy {
+        path: ByteText,
+        set: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        partition: Option<String>,
+    },
     /// A new ticket: [`ControlReply::Invite`].
     Invite { expires_secs: u64, uses: u32 },
     /// The counters of all reachable peers, summed: [`ControlReply::Stats`].
@@ -224,7 +230,8 @@ mod tests {
 
     #[test]
     fn requests_and_lines_have_these_forms() {
-        let request = ControlRequest::Policy { path: ByteText(b"/a".to_vec()), set: Some("rs:4+2".into()) };
+        let request =
+            ControlRequest::Policy { path: ByteText(b"/a".to_vec()), set: Some("rs:4+2".into()), partition: None };
         assert_eq!(serde_json::to_string(&ControlRequest::Ping).unwrap(), r#""ping""#);
         assert_eq!(serde_json::to_string(&request).unwrap(), r#"{"policy":{"path":"/a","set":"rs:4+2"}}"#);
         assert_eq!(serde_json::to_string(&Line::Reply(ControlReply::Done)).unwrap(), r#"{"reply":"done"}"#);

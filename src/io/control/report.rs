@@ -225,6 +225,10 @@ pub struct PolicyReport {
     pub policy: String,
     /// It is not set here but comes from a directory above, or is the share's default.
     pub inherited: bool,
+    /// What holds for it in a partition: `keep-both` or `refuse`.
+    pub partition: String,
+    /// It is set further up, or nowhere.
+    pub partition_inherited: bool,
 }
 
 /// The counters of all reachable peers, summed. They only grow, save `stored_bytes` and `resident_bytes`.

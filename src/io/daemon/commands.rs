@@ -6,7 +6,7 @@ use crate::id::PeerTag;
 use crate::io::control::{Commands, ControlReply, ControlRequest, PolicyReport, ProgressSink, StatsReport};
 use crate::namespace::{Change, Kind};
 use crate::policy::Policy;
-use crate::volume::ports::{BoxFuture, Control};
+use crate::volume::ports::{BoxFuture, Control, Errno};
 use crate::wire::{PeerStats, Request, Response};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -53,8 +53,8 @@ impl Daemon {
             ControlRequest::Peers => Ok(ControlReply::Peers(report::peers(&self.host))),
             ControlRequest::Groups => Ok(ControlReply::Groups(report::groups(&self.host))),
             ControlRequest::Where { path } => report::locate(&self.host, &path.0).map(ControlReply::Where),
-            ControlRequest::Policy { path, set } => {
-                self.policy(&path.0, set.as_deref()).await.map(ControlReply::Policy)
+            ControlRequest::Policy { path, set, partition } => {
+                self.policy(&path.0, set.as_deref(), partition.as_deref()).await.map(ControlReply::Policy)
             }
             ControlRequest::Invite { expires_secs, uses } => {
                 invite::issue(&self.invitations, &self.host, expires_secs, uses)
@@ -87,27 +87,49 @@ impl Daemon {
         }
     }
 
-    async fn policy(&self, path: &[u8], set: Option<&str>) -> Result<PolicyReport, String> {
+    async fn policy(&self, path: &[u8], set: Option<&str>, partition: Option<&str>) -> Result<PolicyReport, String> {
         let shown = String::from_utf8_lossy(path).into_owned();
         let ino = self.host.namespace().resolve(path).ok_or_else(|| report::no_such_path(path))?;
+        let kind = self.host.namespace().inode(ino).map(|inode| inode.kind.clone());
+        let mut changes = Vec::new();
         if let Some(text) = set {
             let policy: Policy = text.parse().map_err(|error: crate::policy::PolicyError| error.to_string())?;
-            let kind = self.host.namespace().inode(ino).map(|inode| inode.kind.clone());
             if !matches!(kind, Some(Kind::File | Kind::Directory)) {
                 return Err(format!(
                     "{shown} is neither a file nor a directory, and has no policy; give what it leads to"
                 ));
             }
-            let change = Change::SetPolicy { ino, policy: Some(policy) };
-            let seq = self.host.change(&mut |_| Ok(vec![change.clone()])).map_err(|error| error.to_string())?;
+            changes.push(Change::SetPolicy { ino, policy: Some(policy) });
+        }
+        if let Some(text) = partition {
+            let mode = text.parse()?;
+            if kind != Some(Kind::Directory) {
+                return Err(format!("{shown} is no directory: what is done in a partition is set for directories"));
+            }
+            changes.push(Change::SetPartition { ino, mode: Some(mode) });
+        }
+        if !changes.is_empty() {
+            let refused = |error: Errno| match error.0 {
+                libc::EROFS => format!(
+                    "{shown} is set to refuse, and this side of the partition is no majority: nothing is changed here before more machines are back"
+                ),
+                _ => error.to_string(),
+            };
+            let seq = self.volume.change(&mut |_| Ok(changes.clone())).map_err(refused)?;
             self.host
                 .settle(seq, false)
                 .await
-                .map_err(|error| format!("the policy was set here, but not everywhere: {error}"))?;
+                .map_err(|error| format!("it was set here, but not everywhere: {error}"))?;
         }
         let namespace = self.host.namespace();
         let own = namespace.inode(ino).and_then(|inode| inode.policy);
-        Ok(PolicyReport { path: shown, policy: namespace.policy(ino).to_string(), inherited: own.is_none() })
+        Ok(PolicyReport {
+            path: shown,
+            policy: namespace.policy(ino).to_string(),
+            inherited: own.is_none(),
+            partition: namespace.partition(ino).to_string(),
+            partition_inherited: namespace.own_partition(ino).is_none(),
+        })
     }
 
     /// Asks every live peer but this one, all at once; those that do not answer are left out.

@@ -564,6 +564,15 @@ impl Control for Host {
         peer == self.me || self.view.read().get(&peer).is_some_and(|seen| seen.alive)
     }
 
+    fn has_majority(&self) -> bool {
+        // Recursive: the caller may hold the namespace already.
+        let namespace = self.namespace.read_recursive();
+        let view = self.view.read();
+        let alive = |peer: &PeerTag| *peer == self.me || view.get(peer).is_some_and(|seen| seen.alive);
+        let (all, there) = namespace.peers().fold((0, 0), |(all, there), (peer, _)| (all + 1, there + usize::from(alive(&peer))));
+        there * 2 > all
+    }
+
     fn suspect(&self, holder: PeerTag, id: ShardId) {
         if holder == self.me {
             return self.suspected(id);

@@ -44,7 +44,8 @@ impl Invalidation {
                 | Key::Away(_)
                 | Key::Again(_)
                 | Key::Merged(_)
-                | Key::Conflict(..) => false,
+                | Key::Conflict(..)
+                | Key::Partition(_) => false,
             };
         }
         let whole = found.clone();
