@@ -38,6 +38,7 @@ fn text(report: &StatusReport) -> String {
         [] => " Not mounted on this one.\n".to_owned(),
         mounts => format!(" Mounted here on {}.\n", mounts.join(" and ")),
     };
+    text += &partition(report);
     let groups = report.groups;
     text += &format!("Groups: {} cold, {} goldilocks, {} hot.", groups.cold, groups.goldilocks, groups.hot);
     text += &format!(" {}\n", repair::text(&report.healing));
@@ -46,6 +47,31 @@ fn text(report: &StatusReport) -> String {
     text += "\n";
     text += &peers::table(&report.peers);
     text += &format!("\n\nshare {}\n", report.share);
+    text
+}
+
+/// Who is not reachable, and what that means for those who change something here.
+fn partition(report: &StatusReport) -> String {
+    let mut text = String::new();
+    if let Some(cut) = &report.partition {
+        let names: Vec<String> = cut.cut_off.iter().map(|name| output::shown(name)).collect();
+        let machines = count(cut.machines.into(), "machine", "machines");
+        let majority = match cut.majority {
+            true => "a majority: what is changed here is merged when they are back",
+            false => {
+                "no majority: directories set to refuse are read-only here, what is changed elsewhere is merged when they are back"
+            }
+        };
+        text += &format!(
+            "Cut off from {} since {} (or they are down): this side has {} of {machines}, {majority}.\n",
+            names.join(", "),
+            output::clock(cut.since),
+            cut.here,
+        );
+    }
+    for name in &report.stopped {
+        text += &format!("{} was stopped.\n", output::shown(name));
+    }
     text
 }
 
@@ -163,7 +189,7 @@ fn survival(report: &StatusReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::control::{GroupCounts, PeerReport};
+    use crate::io::control::{GroupCounts, PartitionReport, PeerReport};
 
     fn report(now: u32, healed: u32, cold: u64) -> StatusReport {
         StatusReport {
@@ -236,6 +262,29 @@ mod tests {
         let (who, what) = ("attic (p00002a)".to_owned(), "was cut off: op 7".to_owned());
         off.refused = vec![RefusedReport { who, what, at: scrub::now(), times: 3 }];
         assert!(refused(&off).contains("3 times: attic (p00002a) was cut off: op 7"), "{}", refused(&off));
+    }
+
+    #[test]
+    fn a_partition_is_told_with_who_since_when_and_what_follows() {
+        assert_eq!(partition(&report(2, 2, 0)), "");
+        let cut = PartitionReport {
+            since: 1_700_000_000,
+            cut_off: vec!["attic".into(), "cellar".into()],
+            here: 2,
+            machines: 4,
+            majority: false,
+        };
+        let apart = |cut| StatusReport { partition: Some(cut), stopped: vec!["den".into()], ..report(2, 2, 0) };
+        let said = text(&apart(cut.clone()));
+        for words in [
+            "Cut off from attic, cellar since 2023-11-14 22:13:20 UTC",
+            "this side has 2 of 4 machines, no majority: directories set to refuse are read-only here",
+            "den was stopped",
+        ] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+        let said = partition(&apart(PartitionReport { here: 3, majority: true, ..cut }));
+        assert!(said.contains("3 of 4 machines, a majority") && !said.contains("read-only"), "{said}");
     }
 
     #[test]

@@ -121,7 +121,9 @@ pub(super) fn check_change(stamp: Stamp, change: &Change) -> Result<(), &'static
             ensure(*ino != Ino::ROOT, "it merges the root into another directory")
         }
         Change::Settle { place, .. } => check_name(&place.name),
-        Change::SetPartition { .. } | Change::Evict { .. } | Change::CloseGroup { .. } | Change::SetStanding { .. } => Ok(()),
+        Change::SetPartition { .. } | Change::Evict { .. } | Change::CloseGroup { .. } | Change::SetStanding { .. } => {
+            Ok(())
+        }
         Change::Relocate { blocks, .. } => ensure(blocks.len() <= RELOCATED_BLOCKS, "it moves too many blocks"),
         Change::LetGo { .. } | Change::TakeBack { .. } => Ok(()),
         Change::Again { stamp: first, seq, change } => {

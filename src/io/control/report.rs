@@ -39,6 +39,13 @@ pub struct StatusReport {
     /// served, and the rest is got again from others.
     pub volumes_damaged: u64,
     pub log: LogReport,
+    /// Conflicts that nobody has settled.
+    pub conflicts: u64,
+    /// Machines of the roster that are not reachable, and did not say that they go, nor are under maintenance; none: there
+    /// are no such.
+    pub partition: Option<PartitionReport>,
+    /// Machines that were stopped, and are not reachable.
+    pub stopped: Vec<String>,
     /// What other machines did that was refused here, or looks wrong, of late; oldest first.
     pub refused: Vec<RefusedReport>,
     /// By how many milliseconds this machine's clock is ahead of those of all others that are connected, two at least;
@@ -62,8 +69,20 @@ pub struct RefusedReport {
 pub struct LogReport {
     pub ops: u64,
     pub bytes: u64,
-    /// Conflicts that nobody has settled.
-    pub conflicts: u64,
+}
+
+/// Machines that are not reachable: they are down, or there is a partition.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PartitionReport {
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// Their names.
+    pub cut_off: Vec<String>,
+    /// Machines on this side, this one included, and on the roster.
+    pub here: u32,
+    pub machines: u32,
+    /// This side is more than half of the roster: directories set to refuse can be changed.
+    pub majority: bool,
 }
 
 /// What healing has before it, and how fast it goes. What was done is counted since the peers' starts.

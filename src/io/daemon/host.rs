@@ -74,6 +74,7 @@ pub struct Host {
     on_outdated: OnceLock<Box<dyn Fn(PeerTag) + Send + Sync>>,
     volume: OnceLock<Volume>,
     stopping: AtomicBool,
+    started: WallTime,
 }
 
 impl Host {
@@ -115,6 +116,7 @@ impl Host {
             on_outdated: OnceLock::new(),
             volume: OnceLock::new(),
             stopping: AtomicBool::new(false),
+            started: super::setup::now(),
         })
     }
 
@@ -155,6 +157,12 @@ impl Host {
         self.view.write().entry(peer).or_default().usage = Some(usage);
     }
 
+    /// Since when a peer that is not alive is not, and whether it said that it ends.
+    pub fn lost(&self, peer: PeerTag) -> (WallTime, bool) {
+        let seen = self.view.read().get(&peer).copied().unwrap_or_default();
+        (seen.lost.unwrap_or(self.started), seen.stopped)
+    }
+
     /// The namespace, to be changed by what is no op (a checkpoint's marks).
     pub fn with_namespace_mut<R>(&self, change: impl FnOnce(&mut Namespace) -> R) -> R {
         let _core = self.core.lock();
@@ -172,6 +180,9 @@ impl Host {
         match &event {
             Event::Usage(usage) => self.note_usage(self.me, *usage),
             Event::Control { from, message: ControlMessage::Load { usage } } => self.note_usage(*from, *usage),
+            Event::Control { from, message: ControlMessage::Leaving } => {
+                self.view.write().entry(*from).or_default().stopped = true;
+            }
             _ => {}
         }
         let mut core = self.core.lock();
@@ -228,7 +239,7 @@ impl Host {
                 Effect::RosterChanged => self.tell_roster(),
                 Effect::Alive { peer, alive } => {
                     tracing::info!(%peer, "is {}", if alive { "alive" } else { "dead" });
-                    self.view.write().entry(peer).or_default().alive = alive;
+                    self.view.write().entry(peer).or_default().note(alive, self.now());
                     if let Some(network) = self.network.get() {
                         network.set_alive(peer, alive);
                     }
@@ -441,6 +452,21 @@ impl Host {
 struct Seen {
     alive: bool,
     usage: Option<StoreUsage>,
+    /// Since when it is not alive; none: it is, or never was while this process ran.
+    lost: Option<WallTime>,
+    /// It said that it ends, and was not heard since.
+    stopped: bool,
+}
+
+impl Seen {
+    fn note(&mut self, alive: bool, now: WallTime) {
+        if alive {
+            (self.lost, self.stopped) = (None, false);
+        } else if self.alive {
+            self.lost = Some(now);
+        }
+        self.alive = alive;
+    }
 }
 
 /// The timers that run, by when they run out and in which order they were set.
@@ -569,7 +595,8 @@ impl Control for Host {
         let namespace = self.namespace.read_recursive();
         let view = self.view.read();
         let alive = |peer: &PeerTag| *peer == self.me || view.get(peer).is_some_and(|seen| seen.alive);
-        let (all, there) = namespace.peers().fold((0, 0), |(all, there), (peer, _)| (all + 1, there + usize::from(alive(&peer))));
+        let (all, there) =
+            namespace.peers().fold((0, 0), |(all, there), (peer, _)| (all + 1, there + usize::from(alive(&peer))));
         there * 2 > all
     }
 

@@ -5,7 +5,7 @@ use crate::group::{self, State};
 use crate::id::{Ino, PeerTag};
 use crate::io::control::{
     AliveParticipant, BlockReport, ByteText, GroupCounts, GroupReport, GroupsReport, LogReport, MountReport,
-    PeerReport, ShardReport, SlotReport, StatsReport, StatusReport, WhereReport,
+    PartitionReport, PeerReport, ShardReport, SlotReport, StatsReport, StatusReport, WhereReport,
 };
 use crate::namespace::{Group, Kind, Source};
 use crate::volume::ports::{Candidate, Control};
@@ -25,6 +25,7 @@ pub fn status(host: &Host, stats: &StatsReport) -> StatusReport {
     let log = namespace.log_size();
     let conflicts = namespace.conflicts().count() as u64;
     drop(namespace);
+    let (partition, stopped) = partition(host);
     StatusReport {
         share: host.share().to_string(),
         peer: host.me().to_string(),
@@ -44,8 +45,34 @@ pub fn status(host: &Host, stats: &StatsReport) -> StatusReport {
         refused: host.reports().all(),
         clock_ahead_ms: host.with_core(|core, _| core.own_clock_ahead()),
         conflicts,
+        partition,
+        stopped,
         ..StatusReport::default()
     }
+}
+
+/// Who is not reachable without having said so, and the names of those that were stopped.
+fn partition(host: &Host) -> (Option<PartitionReport>, Vec<String>) {
+    let candidates = host.candidates();
+    let namespace = host.namespace();
+    let (mut report, mut stopped) = (PartitionReport::default(), Vec::new());
+    let mut since = host.now();
+    for gone in candidates.iter().filter(|candidate| !candidate.alive) {
+        let (lost, ended) = host.lost(gone.peer);
+        let name = namespace.peer(gone.peer).map_or_else(|| gone.peer.to_string(), |record| record.name.clone());
+        if ended {
+            stopped.push(name);
+        } else if namespace.standing(gone.peer).maintenance_until <= host.now() {
+            since = since.min(lost);
+            report.cut_off.push(name);
+        }
+    }
+    drop(namespace);
+    report.since = since.millis() / 1000;
+    report.machines = candidates.len() as u32;
+    report.here = candidates.iter().filter(|candidate| candidate.alive).count() as u32;
+    report.majority = host.has_majority();
+    ((!report.cut_off.is_empty()).then_some(report), stopped)
 }
 
 /// How many groups are in which state, and how many blocks cannot be read now.

@@ -3,8 +3,8 @@
 mod conflicts;
 mod directories;
 mod merging;
-mod returning;
 mod partitions;
+mod returning;
 mod rules;
 mod settling;
 mod worlds;
