@@ -11,6 +11,7 @@ mod joining;
 mod looking_after;
 mod namespaces;
 mod offline;
+mod partitions;
 mod promises;
 mod refusals;
 mod restart;

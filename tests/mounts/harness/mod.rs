@@ -313,6 +313,15 @@ impl Cluster {
         self.network.as_ref().expect("only machines with a network of their own can be mended").mend(i);
     }
 
+    /// Cuts the subnets off from one another.
+    pub fn part(&self) {
+        self.network.as_ref().expect("only machines with a network of their own can be parted").part();
+    }
+
+    pub fn join_again(&self) {
+        self.network.as_ref().expect("only machines with a network of their own can be parted").join();
+    }
+
     /// Gives the machine another address while it runs.
     pub fn readdress(&mut self, i: usize) {
         self.network.as_mut().expect("only machines with a network of their own have an address").readdress(i);

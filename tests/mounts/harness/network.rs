@@ -25,8 +25,8 @@ impl Network {
             "network namespaces are not possible here, and these tests need them (root, iproute2): {}",
             made.stderr.trim()
         );
-        // A router answers for every subnet; /proc/sys/net is the hub's own because the process is in it.
-        tool(&["nsenter", &format!("--net=/run/netns/{hub}"), "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
+        // A router answers for every subnet.
+        net.join();
         for subnet in 0..subnets {
             let bridge = format!("br{subnet}");
             tool(&["ip", "-n", &hub, "link", "add", &bridge, "type", "bridge"]);
@@ -66,6 +66,21 @@ impl Network {
 
     pub fn mend(&self, peer: usize) {
         tool(&["ip", "-n", &self.hub(), "link", "set", &self.port(peer), "master", &self.bridge(peer)]);
+    }
+
+    /// Nothing goes from one subnet to another any more.
+    pub fn part(&self) {
+        self.forward("0");
+    }
+
+    pub fn join(&self) {
+        self.forward("1");
+    }
+
+    fn forward(&self, on: &str) {
+        // /proc/sys/net is the hub's own because the process is in it.
+        let write = format!("echo {on} > /proc/sys/net/ipv4/ip_forward");
+        tool(&["nsenter", &format!("--net=/run/netns/{}", self.hub()), "sh", "-c", &write]);
     }
 
     /// Gives the peer's machine another address in its subnet in place of the one it has, as a router that hands
