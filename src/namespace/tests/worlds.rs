@@ -175,7 +175,9 @@ impl Run {
             // What goes with a reaped inode is not looked at by itself.
             let of = match key {
                 Key::Extent(ino, _) | Key::Xattr(ino, _) => Key::Inode(*ino),
-                Key::Merged(ino) => Key::Inode(survivors.get(ino).copied().unwrap_or(*ino)),
+                Key::Merged(ino) => {
+                    Key::Inode(survivors.get(ino).copied().unwrap_or_else(|| self.world.ns(at).survivor(*ino)))
+                }
                 key => key.clone(),
             };
             assert!(applied.touched.contains(key) || applied.touched.contains(&of), "{key:?} changed unsaid");
