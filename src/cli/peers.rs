@@ -28,6 +28,12 @@ pub fn table(peers: &[PeerReport]) -> String {
         if peer.maintenance_until.is_some() {
             state += ", maintenance";
         }
+        if peer.let_go {
+            state += ", let go";
+        }
+        if let Some(ahead) = peer.clock_ahead_ms {
+            state += &format!(", clock {:+} min", ahead / 60_000);
+        }
         let bytes = |bytes: Option<u64>| bytes.map_or("?".to_owned(), output::bytes);
         table.add_row([
             peer.id.clone(),
@@ -41,4 +47,21 @@ pub fn table(peers: &[PeerReport]) -> String {
     }
     output::right(&mut table, &[5, 6]);
     output::text(&table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_is_odd_about_a_peer() {
+        let odd = PeerReport { name: "laptop".into(), let_go: true, ..PeerReport::default() };
+        let early = PeerReport { alive: true, clock_ahead_ms: Some(7 * 60_000 + 1), ..PeerReport::default() };
+        let late = PeerReport { alive: true, clock_ahead_ms: Some(-3_600_000), ..PeerReport::default() };
+        let table = table(&[odd, early, late, PeerReport { alive: true, ..PeerReport::default() }]);
+        let lines: Vec<&str> = table.lines().skip(1).collect();
+        assert!(lines[0].contains("gone, let go"), "{table}");
+        assert!(lines[1].contains("alive, clock +7 min") && lines[2].contains("alive, clock -60 min"), "{table}");
+        assert!(!lines[3].contains("alive,"), "{table}");
+    }
 }

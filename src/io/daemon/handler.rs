@@ -92,7 +92,7 @@ impl Handler for PeerHandler {
 
     fn snapshot(&self, from: PeerTag) -> BoxFuture<'_, Vec<Bytes>> {
         Box::pin(async move {
-            tracing::info!(peer = %from, "was away for too long and takes a snapshot");
+            tracing::info!(peer = %from, "takes a snapshot, to go on from it");
             self.host.take_back(from);
             snapshot::pieces_of(&self.host).await.unwrap_or_else(|error| {
                 tracing::error!("the snapshot cannot be encoded: {error}");

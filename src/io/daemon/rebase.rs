@@ -30,7 +30,9 @@ impl Daemon {
 
     async fn rebase_on(self: Arc<Self>, from: PeerTag) -> anyhow::Result<()> {
         let name = self.host.namespace().peer(from).map_or_else(|| from.to_string(), |record| record.name.clone());
-        tracing::info!("this machine was away for too long: it takes a snapshot from {name}");
+        tracing::info!(
+            "what this machine has is too old, or from a clock that was ahead: it goes on from a snapshot of {name}"
+        );
         let network = self.host.network().context("there is no network yet")?.clone();
         let pieces = network.fetch_snapshot(from, PROGRESS_DEADLINE).await?;
         let snapshot = snapshot::from_chunks(pieces)?;
@@ -44,7 +46,7 @@ impl Daemon {
         });
         let carried = rebased.await??;
         drop(turn);
-        tracing::info!("this machine is up to date with {name}; {carried} changes of its own were made anew");
+        tracing::info!("this machine is up to date with {name}; {carried} changes that only it had were made anew");
         Ok(())
     }
 }
