@@ -94,7 +94,9 @@ impl Work<'_> {
             Change::Evict { peer } => {
                 self.put(Key::Peer(*peer), None);
                 self.set_standing(*peer, Standing::default());
-                self.take_back(*peer);
+                if self.tree.get(&Key::Away(*peer)).is_some() {
+                    self.put(Key::Away(*peer), None);
+                }
             }
             Change::Relocate { from, to, blocks } => blocks.iter().for_each(|name| self.relocate(*from, *to, *name)),
             Change::CloseGroup { group } => self.close_group(*group),
@@ -265,16 +267,17 @@ impl Work<'_> {
     }
 
     fn let_go(&mut self, peer: PeerTag) {
-        let key = Key::Away(peer);
-        if self.tree.get(&Key::Peer(peer)).is_some() && self.tree.get(&key).is_none() {
-            self.put(key, Some(Record::Away { by: self.stamp.author, seq: self.seq }));
+        let away = matches!(self.tree.get(&Key::Away(peer)), Some(Record::Away { back: false, .. }));
+        if self.tree.get(&Key::Peer(peer)).is_some() && !away {
+            let record = Record::Away { by: self.stamp.author, seq: self.seq, back: false };
+            self.put(Key::Away(peer), Some(record));
         }
     }
 
     fn take_back(&mut self, peer: PeerTag) {
-        let key = Key::Away(peer);
-        if self.tree.get(&key).is_some() {
-            self.put(key, None);
+        if let Some(Record::Away { by, seq, back: false }) = self.tree.get(&Key::Away(peer)) {
+            let record = Record::Away { by: *by, seq: *seq, back: true };
+            self.put(Key::Away(peer), Some(record));
         }
     }
 

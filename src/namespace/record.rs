@@ -21,7 +21,7 @@ pub enum Key {
     Counter(PeerTag),
     /// What a peer's owner said of it; absent if nothing.
     Standing(PeerTag),
-    /// There while a peer is let go.
+    /// There once a peer was let go.
     Away(PeerTag),
     /// The last op of an author that was made anew by whoever had it.
     Again(Author),
@@ -45,10 +45,12 @@ pub enum Record {
     Peer(Box<PeerRecord>),
     Counter(u64),
     Standing(Standing),
-    /// The op that let the peer go: whoever has it, and comes back, knows.
+    /// The op that let the peer go last: nothing is taken from it before it has that, with a snapshot. `back`: it counts
+    /// again.
     Away {
         by: Author,
         seq: u64,
+        back: bool,
     },
     Again(u64),
     /// The directory it became one with, which may have become one with a third.

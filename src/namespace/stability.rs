@@ -108,15 +108,20 @@ impl Namespace {
 
     /// Whether a peer is let go: see [`Change::LetGo`].
     pub fn is_away(&self, peer: PeerTag) -> bool {
-        self.tree.get(&Key::Away(peer)).is_some()
+        matches!(self.tree.get(&Key::Away(peer)), Some(Record::Away { back: false, .. }))
     }
 
-    /// What a peer must have before ops can be exchanged with it, where `theirs` is what it has: the op that let it go,
+    /// What a peer must have before ops can be exchanged with it, where `theirs` is what it has: the op that let it go last,
     /// and what the log here no longer holds. It then has to take a snapshot.
     pub fn needed_by(&self, peer: PeerTag, theirs: &VersionVector) -> Option<VersionVector> {
         let mut needed = VersionVector::default();
-        if let Some(Record::Away { by, seq }) = self.tree.get(&Key::Away(peer)) {
+        if let Some(Record::Away { by, seq, back }) = self.tree.get(&Key::Away(peer)) {
             needed.0.insert(*by, *seq);
+            if !back && theirs.covers(&needed) {
+                // It was taken back by one that is itself let go by now, or the word of that is on its way: only what
+                // comes from a peer that counts is sure to fit.
+                needed = self.vector.clone();
+            }
         }
         let beyond = self.base.0.iter().filter(|(author, seq)| theirs.get(**author) < **seq);
         for (author, seq) in beyond {

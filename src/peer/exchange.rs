@@ -102,10 +102,16 @@ impl Peer {
                 }
                 link.greeted = true;
                 link.sent = vector.clone();
+                // It may have forgotten what it was told: after a snapshot it knows of nobody's storage.
+                link.told = Default::default();
                 link.needed = namespace.needed_by(from, &vector);
                 if link.needed.is_some() {
+                    // It is told at the next tick, if nothing has come by then that says otherwise.
                     link.theirs = vector;
-                    return self.ask_to_take_snapshot(from, effects);
+                    link.current = false;
+                    self.absent.remove(&from);
+                    effects.push(Effect::Settled);
+                    return;
                 }
                 self.heard(namespace, from, vector, None, effects);
             }
@@ -281,8 +287,14 @@ impl Peer {
         let state = (namespace.vector().clone(), self.durable.clone());
         let peers: Vec<PeerTag> = self.links.keys().copied().collect();
         for peer in peers {
-            if self.links.get(&peer).is_some_and(|link| link.needed.is_some()) {
-                self.ask_to_take_snapshot(peer, effects);
+            if let Some(link) = self.links.get_mut(&peer).filter(|link| link.needed.is_some()) {
+                link.needed = namespace.needed_by(peer, &link.theirs);
+                if link.needed.is_some() {
+                    self.ask_to_take_snapshot(peer, effects);
+                } else {
+                    // What it sent meanwhile was not taken: it starts over.
+                    effects.push(self.hello(peer, namespace));
+                }
                 continue;
             }
             if self.links.get(&peer).is_some_and(|link| link.told != state) {

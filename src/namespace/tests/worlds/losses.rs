@@ -78,7 +78,9 @@ impl Losses {
         founded: &BTreeSet<Stamp>,
     ) {
         let mut names: BTreeMap<Ino, Names> = BTreeMap::new();
-        let (mut superseded, mut seen_going) = (BTreeSet::new(), BTreeSet::new());
+        let mut superseded = BTreeSet::new();
+        // Which inodes held a version when someone who saw it took a name of theirs.
+        let mut seen_going: BTreeMap<Stamp, Vec<Ino>> = BTreeMap::new();
         let (mut directories, mut removed) = (BTreeSet::new(), BTreeSet::new());
         let facts = || self.facts.iter().filter(|(op, _)| reached.contains(op));
         for (op, fact) in facts() {
@@ -92,7 +94,7 @@ impl Losses {
                 }
                 Fact::Removed(ino, place, version) => {
                     names.entry(*ino).or_default().join([place.clone()].into(), true);
-                    seen_going.insert(*version);
+                    seen_going.entry(*version).or_default().push(*ino);
                 }
                 Fact::Directory(ino) => drop(founded.contains(op).then(|| directories.insert(*ino))),
                 Fact::RemovedDirectory(ino) => drop(removed.insert(*ino)),
@@ -113,8 +115,9 @@ impl Losses {
             if !founded.contains(version) {
                 continue;
             }
-            let nameless = names.get(ino).is_some_and(|names| names.0.iter().all(|(_, removed)| *removed));
-            if superseded.contains(version) || (nameless && seen_going.contains(version)) {
+            let nameless = |ino: &Ino| names.get(ino).is_some_and(|names| names.0.iter().all(|(_, removed)| *removed));
+            let gone = |held: &Vec<Ino>| nameless(ino) || held.iter().any(nameless);
+            if superseded.contains(version) || seen_going.get(version).is_some_and(gone) {
                 continue;
             }
             let (ino, inode) = found.get(version).unwrap_or_else(|| panic!("version {version} of {ino} is lost"));
