@@ -180,7 +180,9 @@ impl Run {
                 }
                 key => key.clone(),
             };
-            assert!(applied.touched.contains(key) || applied.touched.contains(&of), "{key:?} changed unsaid");
+            let itself = if let Key::Merged(ino) = key { Key::Inode(*ino) } else { of.clone() };
+            let said = [key, &of, &itself].into_iter().any(|key| applied.touched.contains(key));
+            assert!(said, "{key:?} changed unsaid");
         }
     }
 
