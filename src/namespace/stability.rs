@@ -202,7 +202,7 @@ impl Namespace {
     }
 
     fn forget(&mut self, ino: Ino) {
-        let mut keys = vec![Key::Inode(ino)];
+        let mut keys = vec![Key::Inode(ino), Key::Lease(ino)];
         keys.extend(self.tree.get(&Key::Partition(ino)).map(|_| Key::Partition(ino)));
         // Those that became one with it, and those that had become one with them.
         let mut parts: Vec<Ino> = self.tree.merged_into(ino).collect();
