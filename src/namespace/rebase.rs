@@ -69,6 +69,12 @@ impl Namespace {
 /// What one write can say of a file: extents at their offsets, and the blocks they name.
 type Part = (Vec<(u64, Extent)>, Vec<NewBlock>);
 
+/// What gives `ino` a part of the content that a file of the old tree has, on top of version `base`.
+fn content(of: &Inode, ino: Ino, base: Stamp, (extents, blocks): Part) -> Change {
+    let (size, mtime, ctime) = (of.size, of.mtime, of.ctime);
+    Change::Write { ino, base, linked: true, extents, blocks, size, mtime, ctime, clear_suid: false }
+}
+
 struct Rebasing<'a> {
     old: &'a Namespace,
     fresh: Namespace,
@@ -202,22 +208,11 @@ impl<'a> Rebasing<'a> {
         let (line, inode) = line;
         let mut parts = self.whole(line, stamp.author).into_iter();
         let (extents, blocks) = parts.next().unwrap_or_default();
-        let write = |base, ino, extents, blocks| Change::Write {
-            ino,
-            base,
-            linked: true,
-            extents,
-            blocks,
-            size: inode.size,
-            mtime: inode.mtime,
-            ctime: inode.ctime,
-            clear_suid: false,
-        };
-        self.make_anew(stamp, seq, write(Stamp::default(), *ino, extents, blocks));
+        self.make_anew(stamp, seq, content(inode, *ino, Stamp::default(), (extents, blocks)));
         let mut version = self.translated_stamp(stamp);
         for (extents, blocks) in parts {
             let Some(copy) = self.fresh.tree.line(*ino, version) else { return };
-            version = self.make(write(version, copy, extents, blocks));
+            version = self.make(content(inode, copy, version, (extents, blocks)));
         }
     }
 
@@ -271,18 +266,8 @@ impl<'a> Rebasing<'a> {
         let mut version = self.make(Change::Create { place, ino: again, kind, mode, uid, gid, time: inode.btime });
         self.revived.insert(ino, again);
         if inode.kind == Kind::File {
-            for (extents, blocks) in self.whole(ino, self.author) {
-                version = self.make(Change::Write {
-                    ino: again,
-                    base: version,
-                    linked: true,
-                    extents,
-                    blocks,
-                    size: inode.size,
-                    mtime: inode.mtime,
-                    ctime: inode.ctime,
-                    clear_suid: false,
-                });
+            for part in self.whole(ino, self.author) {
+                version = self.make(content(&inode, again, version, part));
             }
         }
         let xattrs: Vec<_> = self.old.xattrs(ino).map(|(name, value)| (name.clone(), value.clone())).collect();
