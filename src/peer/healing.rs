@@ -37,8 +37,8 @@ impl Peer {
         self.healing.is_worked_on(group)
     }
 
-    /// For how long every other peer of the roster that is not let go has been alive, connected and up to date with this one, without a
-    /// break. Whoever is waits for nobody's ops, save those that are on their way this moment.
+    /// For how long every other peer of the roster that is not let go has been alive, connected and up to date with this
+    /// one, without a break. Whoever is waits for nobody's ops, save those that are on their way this moment.
     pub fn hears_everyone_for(&self) -> std::time::Duration {
         self.hears_everyone_for
     }
