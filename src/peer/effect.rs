@@ -3,7 +3,7 @@
 use super::{Past, Timer};
 use crate::group::Work;
 use crate::id::{BlockName, PeerTag};
-use crate::namespace::{Key, Op};
+use crate::namespace::{Key, Op, VersionVector};
 use crate::overlay::QueryId;
 use crate::volume::ports::ShardId;
 use crate::wire::ControlMessage;
@@ -18,8 +18,9 @@ pub enum Effect {
     Persist(Vec<Op>),
     /// Keep this beside the log, on stable storage before anything that follows is carried out.
     Remember(Past),
-    /// Bring the log to stable storage, then answer with [`super::Event::LogDurable`].
-    SyncLog,
+    /// Bring to stable storage what was put into the log before, which is all of this vector, then answer with it in
+    /// [`super::Event::LogDurable`]. By now the namespace may have more, for which [`Effect::Persist`] follows.
+    SyncLog(VersionVector),
     /// Fetch a snapshot from this peer, then go on from it with [`super::Peer::plan_rebase`] and
     /// [`super::Peer::rebased`], or answer with [`super::Event::SnapshotFailed`].
     FetchSnapshot {

@@ -1,6 +1,6 @@
 //! How ops travel between peers: pushes, catching up, comparing vectors.
 
-use super::{Effect, Memory, PROTOCOL, Peer, TICK, Timer};
+use super::{Effect, Memory, PROTOCOL, Peer, TICK, Timer, sync_log};
 use crate::id::{Author, PeerTag};
 use crate::namespace::{Missing, Namespace, Op, OpError, VersionVector};
 use crate::overlay::SearchEvent;
@@ -132,7 +132,7 @@ impl Peer {
                 if self.durable.get(author) >= seq {
                     self.answer_durable(namespace, effects);
                 } else {
-                    effects.push(Effect::SyncLog);
+                    effects.push(sync_log(namespace));
                 }
             }
             ControlMessage::SnapshotNeeded { needed } => self.must_take_snapshot(namespace, from, &needed, effects),
@@ -274,7 +274,7 @@ impl Peer {
         namespace.advance();
         effects.push(Effect::SetTimer { after: TICK, timer: Timer::Tick });
         if !self.durable.covers(namespace.vector()) {
-            effects.push(Effect::SyncLog);
+            effects.push(sync_log(namespace));
         }
         let waited_for = self.absent.len();
         self.absent.retain(|_, ticks| {

@@ -78,6 +78,11 @@ pub struct Peer {
     unheard: BTreeSet<PeerTag>,
 }
 
+/// Brings all that the namespace has by now to stable storage.
+fn sync_log(namespace: &Namespace) -> Effect {
+    Effect::SyncLog(namespace.vector().clone())
+}
+
 impl Peer {
     /// A peer that has just started; `Event`s follow. The first effects set the timers.
     pub fn start(
@@ -113,7 +118,7 @@ impl Peer {
             // What was read from the log at the start may lie in the page cache only.
             durable: VersionVector::default(),
         };
-        let mut effects = vec![Effect::SetTimer { after: TICK, timer: Timer::Tick }, Effect::SyncLog];
+        let mut effects = vec![Effect::SetTimer { after: TICK, timer: Timer::Tick }, sync_log(namespace)];
         let others: Vec<PeerTag> = namespace.peers().map(|(tag, _)| tag).filter(|tag| *tag != me).collect();
         if past.memory != Memory::Whole {
             peer.unheard.extend(&others);
@@ -171,11 +176,11 @@ impl Peer {
     }
 
     /// Asks every connected peer to make my ops up to `seq` durable.
-    pub fn request_durable(&mut self, seq: u64) -> Vec<Effect> {
+    pub fn request_durable(&mut self, namespace: &Namespace, seq: u64) -> Vec<Effect> {
         let author = self.author();
         let message = || ControlMessage::SyncUpTo { epoch: author.epoch(), seq };
         let ask = |peer: &PeerTag| Effect::SendControl { to: *peer, message: message() };
-        let mut effects = vec![Effect::SyncLog];
+        let mut effects = vec![sync_log(namespace)];
         effects.extend(self.links.iter().filter(|(_, link)| link.durable.get(author) < seq).map(|(peer, _)| ask(peer)));
         effects
     }

@@ -173,8 +173,7 @@ impl World {
                     let (of, after) = (self.index(of), self.rng.random_range(0..SECOND));
                     self.at(after, What::Snapshot { from: of, to: from });
                 }
-                Effect::SyncLog => {
-                    let vector = self.machines[from].namespace.vector().clone();
+                Effect::SyncLog(vector) => {
                     let run = self.machines[from].run;
                     let after = self.rng.random_range(0..SECOND / 50);
                     self.at(after, What::Synced(from, run, vector));
@@ -400,7 +399,8 @@ fn a_change_reaches_every_connected_peer_and_settles() {
     for index in 0..5 {
         assert_eq!(world.names(index), ["hello"]);
     }
-    let effects = world.machines[2].peer.request_durable(seq);
+    let machine = &mut world.machines[2];
+    let effects = machine.peer.request_durable(&machine.namespace, seq);
     world.carry_out(2, effects);
     world.run(SECOND / 2);
     assert!(world.machines[2].peer.is_settled(seq, true));

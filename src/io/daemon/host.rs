@@ -218,7 +218,7 @@ impl Host {
                 }
                 Effect::Remember(past) => self.remember(&past),
                 Effect::FetchSnapshot { from } => self.fetch_snapshot(from),
-                Effect::SyncLog => self.sync_log(),
+                Effect::SyncLog(vector) => self.sync_log(vector),
                 Effect::SendControl { to, message } => {
                     if let Some(network) = self.network.get() {
                         // Where it fails the connection is gone or going, and the next one begins with Hello.
@@ -404,11 +404,10 @@ impl Host {
         look(&core, &self.namespace.read())
     }
 
-    fn sync_log(&self) {
+    /// `vector`: what was appended before.
+    fn sync_log(&self, vector: VersionVector) {
         let this = self.this.clone();
         let log = self.log.clone();
-        // Every op of this vector was appended before, since `core` is held.
-        let vector: VersionVector = self.namespace.read().vector().clone();
         let author = self.author();
         let position = log.position();
         self.runtime.spawn(async move {
@@ -542,7 +541,7 @@ impl Control for Host {
             let author = self.author();
             if durable {
                 let mut core = self.core.lock();
-                let effects = core.request_durable(seq);
+                let effects = core.request_durable(&self.namespace.read(), seq);
                 self.carry_out(&mut core, effects);
             }
             loop {

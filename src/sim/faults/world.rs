@@ -323,8 +323,8 @@ impl<'a> World<'a> {
             match effect {
                 Effect::Persist(ops) => self.machines[n].log.extend(ops),
                 Effect::Remember(past) => self.machines[n].remember(past),
-                Effect::SyncLog => {
-                    let (vector, ops) = (self.machines[n].namespace.vector().clone(), self.machines[n].log.len());
+                Effect::SyncLog(vector) => {
+                    let ops = self.machines[n].log.len();
                     self.queue.after(SYNC, What::Synced { of: n, run, vector, ops });
                 }
                 Effect::SendControl { to, message } => self.send(n, to, message),
