@@ -236,13 +236,17 @@ impl Work<'_> {
         });
     }
 
-    /// A block that meanwhile went elsewhere, or is in use no more, has nothing to move.
+    /// A block that meanwhile went elsewhere has nothing to move. One that is in use no more moves as well: its old group
+    /// may be closed from now on, and a file may yet go on from a version that has it.
     fn relocate(&mut self, from: GroupId, to: GroupId, name: BlockName) {
-        let Some(block) = self.tree.block(&name).filter(|block| block.group == from && block.uses > 0) else { return };
+        let Some(block) = self.tree.block(&name).filter(|block| block.group == from) else { return };
         if from == to || self.tree.group(to).is_none() {
             return;
         }
         self.put(Key::Block(name), Some(Record::Block(Block { group: to, ..block })));
+        if block.uses == 0 {
+            return;
+        }
         for (group, by) in [(from, -1), (to, 1)] {
             self.edit_group(group, |group| {
                 group.blocks = group.blocks.saturating_add_signed(by);

@@ -202,6 +202,26 @@ fn blocks_move_to_another_group_and_empty_groups_close() {
 }
 
 #[test]
+fn a_block_moves_with_the_others_even_if_an_op_unseen_put_something_in_its_place() {
+    let mut w = World::new(3);
+    let file = w.create(0, ROOT, "f");
+    let (extent, new) = w.block(0, b"abcdefghij");
+    let created = w.ns(0).inode(file).unwrap().content;
+    let base = w.write_extents(0, file, created, true, vec![(0, extent)], vec![new.unwrap()], 10);
+    w.meet();
+    let (from, to) = (w.peers[0].group, w.peers[1].group);
+    w.put(2, file, b"unseen");
+    w.change(1, Change::Relocate { from, to, blocks: vec![BlockName::of(b"abcdefghij")] });
+    w.send(1, 0);
+    w.change(0, Change::CloseGroup { group: from });
+    w.write(0, file, base, 10, b"k", 11);
+    w.meet();
+    every_block_is_known(w.ns(2));
+    let copy = w.ns(2).entries(ROOT).map(|(_, entry)| entry.ino).find(|ino| *ino != file).unwrap();
+    assert_eq!((w.read(2, file), w.read(2, copy)), (b"unseen".to_vec(), b"abcdefghijk".to_vec()));
+}
+
+#[test]
 fn a_block_that_nothing_names_is_forgotten_when_that_is_stable() {
     let mut w = World::new(2);
     w.meet();
