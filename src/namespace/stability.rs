@@ -157,19 +157,39 @@ impl Namespace {
     }
 
     /// Forgets reaped inodes. An op made without having seen that one was reaped is in the log when the reaping
-    /// becomes stable; when all of those are stable too, nothing can bring the inode back.
+    /// becomes stable; when all of those are stable too, nothing can bring the inode back by itself. Something else that
+    /// comes back brings the directories back that it was in last: they stay for as long as that is there.
     fn forget_reaped(&mut self, last: Stamp) {
         let mut waiting = std::mem::take(&mut self.reaped);
+        let mut stable_places = None;
         waiting.retain_mut(|(until, ino)| {
             if *until.get_or_insert(last) > self.frontier {
                 return true;
             }
-            if self.tree.inode(*ino).is_some_and(|inode| inode.reaped) {
-                self.forget(*ino);
+            if self.tree.inode(*ino).is_none_or(|inode| !inode.reaped) {
+                return false;
             }
+            let places = || self.tree.parts(*ino).into_iter().chain([*ino]);
+            if places().any(|dir| self.tree.is_place(dir)) {
+                return true;
+            }
+            let stable = stable_places.get_or_insert_with(|| self.stable_places());
+            if places().any(|dir| stable.contains(&dir)) {
+                return true;
+            }
+            self.forget(*ino);
             false
         });
         self.reaped = waiting;
+    }
+
+    /// The directories in which inodes that unstable ops touched had their places before.
+    fn stable_places(&self) -> BTreeSet<Ino> {
+        let places = self.unstable_keys().into_values().filter_map(|before| match before {
+            Some(Record::Inode(inode)) => inode.place.as_ref().map(|place| place.parent),
+            _ => None,
+        });
+        places.collect()
     }
 
     /// The blocks and groups that ops touched which are not stable.
@@ -204,14 +224,7 @@ impl Namespace {
     fn forget(&mut self, ino: Ino) {
         let mut keys = vec![Key::Inode(ino)];
         keys.extend(self.tree.get(&Key::Partition(ino)).map(|_| Key::Partition(ino)));
-        // Those that became one with it, and those that had become one with them.
-        let mut parts: Vec<Ino> = self.tree.merged_into(ino).collect();
-        while let Some(part) = parts.pop() {
-            if !keys.contains(&Key::Merged(part)) {
-                parts.extend(self.tree.merged_into(part));
-                keys.push(Key::Merged(part));
-            }
-        }
+        keys.extend(self.tree.parts(ino).into_iter().map(Key::Merged));
         keys.extend(self.tree.extents(ino, 0, u64::MAX).map(|(at, _)| Key::Extent(ino, at)));
         keys.extend(self.tree.xattrs(ino).map(|(name, _): (&Bytes, _)| Key::Xattr(ino, name.clone())));
         for key in keys {

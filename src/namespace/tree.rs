@@ -33,6 +33,8 @@ pub(super) struct Tree {
     seats: BTreeMap<PeerTag, BTreeSet<GroupId>>,
     /// The directories that became one with each.
     merged: BTreeMap<Ino, BTreeSet<Ino>>,
+    /// How many inodes have their place in each directory, those included that had their last one there.
+    placed: BTreeMap<Ino, u64>,
 }
 
 impl Tree {
@@ -85,6 +87,17 @@ impl Tree {
         before
     }
 
+    fn count(&mut self, inode: &Inode, comes: bool) {
+        if let Some(place) = &inode.place {
+            let placed = self.placed.entry(place.parent).or_default();
+            *placed = if comes { *placed + 1 } else { placed.saturating_sub(1) };
+            if *placed == 0 {
+                self.placed.remove(&place.parent);
+            }
+        }
+        self.sum_up(inode, comes);
+    }
+
     /// Keeps `seats` in step with a group's record.
     fn move_seats(&mut self, id: GroupId, before: &BTreeSet<PeerTag>, after: &BTreeSet<PeerTag>) {
         for peer in before.difference(after) {
@@ -100,7 +113,7 @@ impl Tree {
         }
     }
 
-    fn count(&mut self, inode: &Inode, comes: bool) {
+    fn sum_up(&mut self, inode: &Inode, comes: bool) {
         if inode.nlink == 0 {
             return;
         }
@@ -155,6 +168,23 @@ impl Tree {
     /// The directories that became one with this one, those that had become one with them not counted.
     pub fn merged_into(&self, ino: Ino) -> impl Iterator<Item = Ino> {
         self.merged.get(&ino).into_iter().flatten().copied()
+    }
+
+    /// Whether any inode has its place in this directory, or had its last one there.
+    pub fn is_place(&self, dir: Ino) -> bool {
+        self.placed.contains_key(&dir)
+    }
+
+    /// The directories that became one with this one, and those that had become one with them.
+    pub fn parts(&self, ino: Ino) -> BTreeSet<Ino> {
+        let mut parts = BTreeSet::new();
+        let mut next: Vec<Ino> = self.merged_into(ino).collect();
+        while let Some(part) = next.pop() {
+            if parts.insert(part) {
+                next.extend(self.merged_into(part));
+            }
+        }
+        parts
     }
 
     pub fn conflict(&self, place: &Place) -> Option<&Conflict> {

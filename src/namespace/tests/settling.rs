@@ -114,6 +114,35 @@ fn reaped_inodes_are_forgotten_when_that_is_stable() {
 }
 
 #[test]
+fn a_reaped_directory_is_remembered_as_long_as_something_may_come_back_to_it() {
+    let mut w = World::new(2);
+    let dir = w.mkdir(0, ROOT, "d");
+    let below = w.mkdir(0, dir, "below");
+    let time = w.clock(0);
+    w.change(0, Change::Rmdir { place: place(dir, "below"), ino: below, time });
+    w.change(0, Change::Rmdir { place: place(ROOT, "d"), ino: dir, time });
+    w.change(0, Change::Reap { ino: dir });
+    w.meet();
+    w.meet();
+    assert_eq!((w.ns(0).unstable(), w.ns(1).unstable()), (0, 0));
+    let file = w.create(1, below, "f");
+    w.meet();
+    assert_eq!(w.ns(0).resolve(b"d/below/f"), Some(file));
+    w.unlink(0, below, "f");
+    w.change(0, Change::Reap { ino: file });
+    for (parent, name, ino) in [(dir, "below", below), (ROOT, "d", dir)] {
+        w.change(0, Change::Rmdir { place: place(parent, name), ino, time });
+        w.change(0, Change::Reap { ino });
+    }
+    w.meet();
+    w.meet();
+    assert!(w.ns(1).tree.inode(below).is_none(), "nothing has its place there");
+    w.create(1, ROOT, "g");
+    w.meet();
+    assert!(w.ns(1).tree.inode(dir).is_none());
+}
+
+#[test]
 fn ops_are_refused_whole_and_say_why() {
     let mut w = World::new(2);
     w.meet();
