@@ -82,9 +82,8 @@ impl Work<'_> {
     /// remover's side wants neither.
     fn remove_copy(&mut self, place: &Place, seen: Seen) {
         let Some(copy) = self.tree.line(seen.ino, seen.content).filter(|copy| *copy != seen.ino) else { return };
-        let only_name = |ino| self.tree.inode(ino).is_some_and(|inode| inode.nlink == 1);
-        let at = self.tree.inode(copy).and_then(|inode| inode.place.clone());
-        let Some(at) = at.filter(|_| only_name(copy) && only_name(seen.ino)) else { return };
+        let copy_inode = self.tree.inode(copy).filter(|inode| seen.only && inode.nlink == 1);
+        let Some(at) = copy_inode.and_then(|inode| inode.place.clone()) else { return };
         let conflict = self.tree.conflict(&at).filter(|conflict| conflict.ino == copy);
         if conflict.and_then(Conflict::beside) == Some(place) {
             self.take_entry(&at);
@@ -180,9 +179,10 @@ impl Work<'_> {
         });
     }
 
-    /// Whether a file may lose this name: not the last one if its content is not what the remover saw.
+    /// Whether a file may lose this name: the last one only by somebody who saw it as the last, with this content.
     fn may_go(&self, seen: Seen) -> bool {
-        self.tree.inode(seen.ino).is_some_and(|inode| inode.nlink > 1 || inode.content == seen.content)
+        let meant = |content| seen.only && content == seen.content;
+        self.tree.inode(seen.ino).is_some_and(|inode| inode.nlink > 1 || meant(inode.content))
     }
 
     fn may_replace(&self, seen: Seen, by_directory: bool) -> bool {

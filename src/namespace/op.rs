@@ -118,6 +118,8 @@ pub struct Seen {
     pub ino: Ino,
     /// The inode's `content` stamp then: a file changed since, unseen, is kept.
     pub content: Stamp,
+    /// It was the only name of the inode then: whoever took away one of several meant the file to stay.
+    pub only: bool,
 }
 
 /// The kinds of change. Appending variants keeps old logs readable; fields of a variant are fixed.

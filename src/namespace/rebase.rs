@@ -361,7 +361,7 @@ impl<'a> Rebasing<'a> {
     }
 
     fn translated_seen(&self, seen: super::Seen) -> super::Seen {
-        super::Seen { ino: self.translated(seen.ino), content: self.translated_stamp(seen.content) }
+        super::Seen { ino: self.translated(seen.ino), content: self.translated_stamp(seen.content), only: seen.only }
     }
 
     /// Makes an op anew. A stamp from a clock that was ahead would be refused, and gets one of now.

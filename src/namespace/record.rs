@@ -1,6 +1,6 @@
 //! Records: what the tree holds, one value for each key. Everything else about the namespace follows from them.
 
-use super::op::{Extent, Kind, Name, PeerRecord, Place, Standing};
+use super::op::{Extent, Kind, Name, PeerRecord, Place, Seen, Standing};
 use crate::id::{Author, BlockName, GroupId, Ino, PeerTag};
 use crate::policy::{Geometry, Partition, Policy};
 use crate::time::{Stamp, WallTime};
@@ -90,6 +90,13 @@ pub struct Inode {
     /// Copies made where this file was changed on two sides, by the peer whose version each holds; a copy has
     /// the file it was made beside here too.
     pub forks: Vec<(PeerTag, Ino)>,
+}
+
+impl Inode {
+    /// What somebody sees of it who is about to take away a name of it.
+    pub fn seen(&self, ino: Ino) -> Seen {
+        Seen { ino, content: self.content, only: self.nlink == 1 }
+    }
 }
 
 /// A name in a directory.

@@ -123,7 +123,7 @@ impl Namespace {
     /// What a person who decides now has seen of what has a name.
     fn seen(&self, place: &Place, entry: Entry) -> Result<Seen, String> {
         match self.inode(entry.ino) {
-            Some(inode) if inode.kind != Kind::Directory => Ok(Seen { ino: entry.ino, content: inode.content }),
+            Some(inode) if inode.kind != Kind::Directory => Ok(inode.seen(entry.ino)),
             _ => Err(format!("{} is a directory; move it away by hand", self.shown(place))),
         }
     }

@@ -198,7 +198,7 @@ impl Volume {
                 return Err(Errno(libc::EISDIR));
             }
             gone = Some(entry.ino);
-            let seen = Seen { ino: entry.ino, content: inode.content };
+            let seen = inode.seen(entry.ino);
             Ok(vec![Change::Unlink { place: Place { parent, name: name.clone() }, seen, time }])
         })?;
         self.removed(gone, seq).await
@@ -323,7 +323,7 @@ fn planned_rename(
         (true, true) => empty(names, there.ino)?,
         (false, false) => {}
     }
-    Ok(Some((moved.ino, Some(Seen { ino: there.ino, content: there_inode.content }))))
+    Ok(Some((moved.ino, Some(there_inode.seen(there.ino)))))
 }
 
 /// What changes places; `None` where both names are of one inode.

@@ -4,7 +4,7 @@
 use super::ports::*;
 use super::{RepairBounds, Volume, VolumeSettings};
 use crate::id::{Author, BlockName, GroupId, Ino, PeerKey, PeerTag};
-use crate::namespace::{Change, Kind, Namespace, Place, Seen, SetAttributes};
+use crate::namespace::{Change, Kind, Namespace, Place, SetAttributes};
 use crate::policy::Policy;
 use crate::time::WallTime;
 use bytes::Bytes;
@@ -150,8 +150,8 @@ impl Share {
         let place = Place { parent: Ino::ROOT, name: Bytes::copy_from_slice(name.as_bytes()) };
         let unlink = |namespace: &Namespace| {
             let ino = namespace.entry(Ino::ROOT, &place.name).ok_or(Errno(libc::ENOENT))?.ino;
-            let content = namespace.inode(ino).ok_or(Errno(libc::ENOENT))?.content;
-            Ok(vec![Change::Unlink { place: place.clone(), seen: Seen { ino, content }, time: end.now() }])
+            let seen = namespace.inode(ino).ok_or(Errno(libc::ENOENT))?.seen(ino);
+            Ok(vec![Change::Unlink { place: place.clone(), seen, time: end.now() }])
         };
         end.change(&mut |namespace| unlink(namespace)).expect("the name is there");
     }

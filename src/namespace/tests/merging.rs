@@ -55,6 +55,39 @@ fn a_removal_does_not_take_what_it_did_not_see() {
 }
 
 #[test]
+fn sides_that_each_take_one_of_two_names_leave_the_file_with_the_one_taken_last() {
+    let (mut w, dir, file) = apart();
+    let time = w.clock(0);
+    w.change(0, Change::Link { place: place(dir, "g.txt"), ino: file, time });
+    w.meet();
+    w.unlink(0, dir, "f.txt");
+    let other = w.unlink(1, dir, "g.txt");
+    w.meet();
+    assert_eq!((w.names(1, dir), w.read(1, file)), (vec!["g.txt".to_owned()], b"old".to_vec()));
+    let there = w.ns(0).conflicts().next().map(|(_, conflict)| conflict.there);
+    assert_eq!(there, Some(Deed { what: Did::Deleted, stamp: other }), "the removal that came to nothing is told of");
+    w.unlink(1, dir, "g.txt");
+    w.meet();
+    assert_eq!((w.names(0, dir), w.ns(0).conflicts().count()), (vec![], 0), "who sees it as the last takes it");
+}
+
+#[test]
+fn a_version_whose_writer_removed_one_of_two_names_stays_when_the_other_side_took_the_other() {
+    let (mut w, dir, file) = apart();
+    let time = w.clock(0);
+    w.change(0, Change::Link { place: place(dir, "g.txt"), ino: file, time });
+    w.meet();
+    w.put(0, file, b"one");
+    w.unlink(0, dir, "f.txt");
+    w.put(1, file, b"other");
+    w.unlink(1, dir, "g.txt");
+    w.meet();
+    let copies = conflict(&w, 0, dir);
+    assert_eq!((w.read(0, file), copies.len()), (b"one".to_vec(), 1));
+    assert_eq!(w.read(0, copies[0]), b"other");
+}
+
+#[test]
 fn a_write_brings_back_a_file_removed_unseen_and_even_reaped() {
     let (mut w, dir, file) = apart();
     w.unlink(1, dir, "f.txt");

@@ -167,7 +167,7 @@ impl World {
     }
 
     pub fn seen(&self, at: usize, ino: Ino) -> Seen {
-        Seen { ino, content: self.ns(at).inode(ino).unwrap().content }
+        self.ns(at).inode(ino).unwrap().seen(ino)
     }
 
     pub fn unlink(&mut self, at: usize, parent: Ino, name: &str) -> Stamp {

@@ -5,7 +5,7 @@ use super::machine::Open;
 use super::world::{File, GOODBYE, What, World};
 use crate::group::{Outcome, Work, choose};
 use crate::id::{BlockName, GroupId, Ino, PeerTag};
-use crate::namespace::{Change, Extent, Group, Kind, NewBlock, Place, Seen, Source};
+use crate::namespace::{Change, Extent, Group, Kind, NewBlock, Place, Source};
 use crate::peer::Event;
 use crate::policy::{Geometry, Policy};
 use crate::sim::queue::{between, later};
@@ -123,11 +123,11 @@ impl World<'_> {
         let (ino, place) = (*ino, Place { parent: Ino::ROOT, name: Bytes::from(name.clone()) });
         let namespace = &self.machines[n].namespace;
         let here = namespace.entry(Ino::ROOT, &place.name).is_some_and(|entry| entry.ino == ino);
-        let Some(content) = namespace.inode(ino).filter(|_| here).map(|inode| inode.content) else { return };
+        let Some(seen) = namespace.inode(ino).filter(|_| here).map(|inode| inode.seen(ino)) else { return };
         self.files[file].doomed = true;
         self.report.deleted += 1;
         let time = self.wall();
-        if self.change(n, vec![Change::Unlink { place, seen: Seen { ino, content }, time }]) > 0 {
+        if self.change(n, vec![Change::Unlink { place, seen, time }]) > 0 {
             let run = self.machines[n].run;
             self.queue.after(Duration::from_secs(2), What::Step { of: n, run, job: Job::Reap { ino } });
         }

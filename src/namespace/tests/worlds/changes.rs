@@ -24,7 +24,6 @@ impl Run {
         }
         let holds = if kind == Kind::File { Holds::Bytes(vec![]) } else { Holds::Kind(kind) };
         self.losses.note(stamp, Fact::Version(ino, holds));
-        self.losses.note(stamp, Fact::Named(ino, place(dir, name)));
     }
 
     pub fn link(&mut self, at: usize, x: u32, y: u32, z: u32) {
@@ -33,16 +32,13 @@ impl Run {
         let linkable = self.inodes(at, |inode| inode.kind != Kind::Directory);
         if let (Some(ino), None) = (pick(&linkable, y), self.world.ns(at).entry(dir, name.as_bytes())) {
             let time = self.world.clock(at);
-            let stamp = self.change(at, Change::Link { place: place(dir, name), ino, time });
-            self.losses.note(stamp, Fact::Named(ino, place(dir, name)));
+            self.change(at, Change::Link { place: place(dir, name), ino, time });
         }
     }
 
-    /// Notes that `op` of this peer takes a name from a file: what it saw of it before, and whether that was the only one.
-    fn took(&mut self, op: Stamp, entry: Entry, nlink: u32, seen: Seen) {
-        let wish = self.losses.wish(entry);
-        self.losses.note(op, Fact::Removed(seen.ino, wish, seen.content));
-        if nlink == 1 {
+    /// Notes that `op` of this peer takes a name from a file: what it saw of it before.
+    fn took(&mut self, op: Stamp, seen: Seen) {
+        if seen.only {
             self.losses.note(op, Fact::Superseded(seen.content));
         }
     }
@@ -60,9 +56,9 @@ impl Run {
                 self.losses.note(stamp, Fact::RemovedDirectory(ino));
             }
         } else {
-            let (seen, nlink) = (self.world.seen(at, ino), self.world.ns(at).inode(ino).unwrap().nlink);
+            let seen = self.world.seen(at, ino);
             let stamp = self.change(at, Change::Unlink { place, seen, time });
-            self.took(stamp, entry, nlink, seen);
+            self.took(stamp, seen);
         }
     }
 
@@ -88,23 +84,15 @@ impl Run {
             {
                 return;
             }
-            over = Some((there, ns.inode(there.ino).unwrap().nlink, self.world.seen(at, there.ino)));
+            over = Some(self.world.seen(at, there.ino));
         }
         let stamp = self.world.rename(at, from, to.clone());
         self.made(at);
         match over {
-            Some((there, ..)) if self.is_directory(at, ino) => {
-                self.losses.note(stamp, Fact::RemovedDirectory(there.ino));
-            }
-            Some((there, nlink, seen)) => self.took(stamp, there, nlink, seen),
+            Some(seen) if self.is_directory(at, ino) => self.losses.note(stamp, Fact::RemovedDirectory(seen.ino)),
+            Some(seen) => self.took(stamp, seen),
             None => {}
         }
-        self.moved(stamp, entry, to);
-    }
-
-    fn moved(&mut self, op: Stamp, from: Entry, to: Place) {
-        let wish = self.losses.wish(from);
-        self.losses.note(op, Fact::Moved(from.ino, wish, to));
     }
 
     pub fn exchange(&mut self, at: usize, x: u32, y: u32) {
@@ -112,9 +100,7 @@ impl Run {
         let (Some((a, one)), Some((b, other))) = (pick(&entries, x), pick(&entries, y)) else { return };
         let time = self.world.clock(at);
         let change = Change::Exchange { a: a.clone(), a_ino: one.ino, b: b.clone(), b_ino: other.ino, time };
-        let stamp = self.change(at, change);
-        self.moved(stamp, one, b);
-        self.moved(stamp, other, a);
+        self.change(at, change);
     }
 
     /// Directories whose names clash, as this peer sees it, become one.

@@ -17,59 +17,22 @@ pub enum Fact {
     Version(Ino, Holds),
     /// Who saw this version put another in its place, or took its only name away.
     Superseded(Stamp),
-    /// The inode got a name.
-    Named(Ino, Place),
-    /// A name of the inode became another.
-    Moved(Ino, Place, Place),
-    /// A name of the inode went, by someone who saw this version.
-    Removed(Ino, Place, Stamp),
     Directory(Ino),
     RemovedDirectory(Ino),
 }
 
 /// The facts of all ops, by the op's stamp.
 #[derive(Default)]
-pub struct Losses {
-    facts: Vec<(Stamp, Fact)>,
-    /// The name its maker asked for, of each entry an op made: it may have got a conflict name.
-    wished: BTreeMap<(Stamp, Ino), Place>,
-}
-
-/// The names of one inode, each as all the places it was at, and whether someone removed it.
-#[derive(Default)]
-struct Names(Vec<(BTreeSet<Place>, bool)>);
-
-impl Names {
-    fn join(&mut self, places: BTreeSet<Place>, removed: bool) {
-        let (same, others) = std::mem::take(&mut self.0).into_iter().partition(|(at, _)| !at.is_disjoint(&places));
-        self.0 = others;
-        let same: Vec<_> = same;
-        let removed = removed || same.iter().any(|(_, removed)| *removed);
-        self.0.push((same.into_iter().flat_map(|(at, _)| at).chain(places).collect(), removed));
-    }
-}
+pub struct Losses(Vec<(Stamp, Fact)>);
 
 impl Losses {
     pub fn note(&mut self, op: Stamp, fact: Fact) {
-        match &fact {
-            Fact::Named(ino, place) | Fact::Moved(ino, _, place) => {
-                self.wished.insert((op, *ino), place.clone());
-            }
-            _ => {}
-        }
-        self.facts.push((op, fact));
+        self.0.push((op, fact));
     }
 
-    /// The name that an entry stands for, wherever someone sees it. One that a conflict or a return made has none but
-    /// the op that made it: where that put it depends on what else had arrived.
-    pub fn wish(&self, entry: Entry) -> Place {
-        let unasked = || place(Ino(0), &entry.stamp.to_string());
-        self.wished.get(&(entry.stamp, entry.ino)).cloned().unwrap_or_else(unasked)
-    }
-
-    /// Nothing that reached anybody, and that builds on nothing a power cut took, is lost: each version is there with what it held, unless someone who saw it put
-    /// another in its place or took its only name, or somebody took each of its names and one of them saw it.
-    /// Directories stay until someone removes them.
+    /// Nothing that reached anybody, and that builds on nothing a power cut took, is lost: each version is there with
+    /// what it held, unless someone who saw it put another in its place or took its only name. Directories stay until
+    /// someone removes them.
     pub fn check(
         &self,
         namespace: &Namespace,
@@ -77,28 +40,15 @@ impl Losses {
         reached: &BTreeSet<Stamp>,
         founded: &BTreeSet<Stamp>,
     ) {
-        let mut names: BTreeMap<Ino, Names> = BTreeMap::new();
         let mut superseded = BTreeSet::new();
-        // Which inodes held a version when someone who saw it took a name of theirs.
-        let mut seen_going: BTreeMap<Stamp, Vec<Ino>> = BTreeMap::new();
         let (mut directories, mut removed) = (BTreeSet::new(), BTreeSet::new());
-        let facts = || self.facts.iter().filter(|(op, _)| reached.contains(op));
+        let facts = || self.0.iter().filter(|(op, _)| reached.contains(op));
         for (op, fact) in facts() {
             match fact {
                 Fact::Superseded(version) => drop(superseded.insert(*version)),
-                Fact::Named(ino, place) if founded.contains(op) => {
-                    names.entry(*ino).or_default().join([place.clone()].into(), false)
-                }
-                Fact::Moved(ino, from, to) => {
-                    names.entry(*ino).or_default().join([from.clone(), to.clone()].into(), false);
-                }
-                Fact::Removed(ino, place, version) => {
-                    names.entry(*ino).or_default().join([place.clone()].into(), true);
-                    seen_going.entry(*version).or_default().push(*ino);
-                }
                 Fact::Directory(ino) => drop(founded.contains(op).then(|| directories.insert(*ino))),
                 Fact::RemovedDirectory(ino) => drop(removed.insert(*ino)),
-                Fact::Version(..) | Fact::Named(..) => {}
+                Fact::Version(..) => {}
             }
         }
         let found: BTreeMap<Stamp, (Ino, Inode)> = visible(namespace)
@@ -112,12 +62,7 @@ impl Losses {
             .collect();
         for (version, fact) in facts() {
             let Fact::Version(ino, holds) = fact else { continue };
-            if !founded.contains(version) {
-                continue;
-            }
-            let nameless = |ino: &Ino| names.get(ino).is_some_and(|names| names.0.iter().all(|(_, removed)| *removed));
-            let gone = |held: &Vec<Ino>| nameless(ino) || held.iter().any(nameless);
-            if superseded.contains(version) || seen_going.get(version).is_some_and(gone) {
+            if superseded.contains(version) || !founded.contains(version) {
                 continue;
             }
             let (ino, inode) = found.get(version).unwrap_or_else(|| panic!("version {version} of {ino} is lost"));
