@@ -156,7 +156,7 @@ fn act(w: &mut World, at: usize, action: u8, x: usize, y: usize, unique: usize) 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(worlds::cases())]
 
     #[test]
     fn what_a_side_had_vanishes_only_where_a_side_that_knew_it_took_it_away(

@@ -78,7 +78,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases())]
 
     #[test]
     fn a_peer_that_was_let_go_comes_back_with_its_changes_and_all_agree(
