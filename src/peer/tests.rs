@@ -45,6 +45,18 @@ struct Machine {
     skew: i64,
 }
 
+impl Machine {
+    /// The ops that it would have after a restart.
+    fn kept(&self) -> VersionVector {
+        let base = self.base.as_ref();
+        let mut kept = base.map_or_else(VersionVector::default, |base| base.vector.clone());
+        for op in base.map_or(&[][..], |base| &base.ops).iter().chain(&self.log) {
+            kept.0.insert(op.stamp.author, op.seq);
+        }
+        kept
+    }
+}
+
 /// Peers that all know one another, a queue of what is to happen, and one clock.
 struct World {
     rng: SmallRng,
@@ -174,6 +186,7 @@ impl World {
                     self.at(after, What::Snapshot { from: of, to: from });
                 }
                 Effect::SyncLog(vector) => {
+                    assert!(self.machines[from].kept().covers(&vector), "durable can only be what is in the log");
                     let run = self.machines[from].run;
                     let after = self.rng.random_range(0..SECOND / 50);
                     self.at(after, What::Synced(from, run, vector));

@@ -119,7 +119,7 @@ impl Thrasher {
         let mut cluster = Cluster::namespaces(machines, 1);
         cluster.takes_longer(time);
         for i in 0..FOUNDERS {
-            add(&mut cluster, i);
+            add(&mut cluster, i, (i > 0).then_some(0));
         }
         cluster.all_in_sight();
         let mount = cluster.mount(0);
@@ -162,13 +162,13 @@ impl Thrasher {
 
     fn strike(&mut self, fault: Fault) {
         *self.done.entry(fault.name()).or_default() += 1;
+        let up = self.up();
         if fault == Fault::Add {
             println!("machine {} is added", self.machines);
-            add(&mut self.cluster, self.machines);
+            add(&mut self.cluster, self.machines, up.first().copied());
             self.machines += 1;
             return;
         }
-        let up: Vec<usize> = (0..self.machines).filter(|i| !self.down.contains_key(i)).collect();
         let victim = up[self.chance.below(up.len())];
         println!("{fault:?}: machine {victim}");
         self.hands.touch(victim);
@@ -192,6 +192,11 @@ impl Thrasher {
             Fault::Add => {}
         }
         self.down.insert(victim, Down { fault, until });
+    }
+
+    /// The machines that nothing is done to at this moment.
+    fn up(&self) -> Vec<usize> {
+        (0..self.machines).filter(|i| !self.down.contains_key(i)).collect()
     }
 
     /// Takes note of what a machine's process has taken so far: another one begins anew.
@@ -226,7 +231,7 @@ impl Thrasher {
         if self.down.len() >= AT_ONCE {
             return false;
         }
-        let up: Vec<usize> = (0..self.machines).filter(|i| !self.down.contains_key(i)).collect();
+        let up = self.up();
         let all_seen = up.iter().all(|i| {
             let alive = self.cluster.alive(*i);
             (0..self.machines).all(|j| alive.contains(&format!("peer{j}")) == up.contains(&j))
@@ -300,16 +305,14 @@ impl Fault {
     }
 }
 
-/// Has a machine found the share or join it through machine 0 or another that runs, and starts it.
-fn add(cluster: &mut Cluster, i: usize) {
-    if i == 0 {
-        cluster.init(0);
-    } else {
-        let ticket = (0..i).find_map(|inviter| {
-            let ran = cluster.is_running(inviter).then(|| cluster.run(inviter, &["invite"]))?;
-            (ran.code == Some(0)).then(|| ran.stdout.trim().to_owned())
-        });
-        cluster.join(i, &ticket.expect("somebody invites"));
+/// Has a machine found the share or join it through another, and starts it.
+fn add(cluster: &mut Cluster, i: usize, inviter: Option<usize>) {
+    match inviter {
+        None => cluster.init(i),
+        Some(inviter) => {
+            let ticket = cluster.invite(inviter);
+            cluster.join(i, &ticket);
+        }
     }
     cluster.configure(i, "repair_after_s = 2");
     cluster.serve(i);
