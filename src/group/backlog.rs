@@ -1,6 +1,7 @@
 //! How much healing has before it, over the whole share, as one peer sees it.
 
 use super::healing::slot_bytes;
+use super::holdings::Holdings;
 use super::plan::{Surroundings, fill, is_at_rest, live_slots};
 use super::survival::losses_now;
 use crate::id::{GroupId, PeerTag};
@@ -31,14 +32,22 @@ pub struct Done {
 pub type UnderWay = BTreeMap<GroupId, Done>;
 
 /// The groups that want work, those included whose dead participants are still waited for. Groups that cannot be read
-/// now, and slots that nobody can take, are not in it: no work helps there.
-pub fn backlog(namespace: &Namespace, candidates: &[Candidate], under_way: &UnderWay, now: WallTime) -> Backlog {
+/// now, and slots that nobody can take, are not in it: no work helps there. Where a store lacks something of a group, all
+/// it should have of it counts, for how much that is only its peer knows.
+pub fn backlog(
+    namespace: &Namespace,
+    candidates: &[Candidate],
+    holdings: &Holdings,
+    under_way: &UnderWay,
+    now: WallTime,
+) -> Backlog {
     let excused = |peer: PeerTag| namespace.standing(peer).maintenance_until > now;
     let gone = candidates.iter().filter(|one| !one.alive && !excused(one.peer)).map(|one| one.peer).collect();
     let around = Surroundings::new(candidates, gone);
     let mut backlog = Backlog::default();
-    for (id, group) in namespace.groups().filter(|(_, group)| group.blocks > 0 && !is_at_rest(group, &around)) {
-        if let Some(bytes) = wanted_bytes(namespace, id, group, &around) {
+    for (id, group) in namespace.groups().filter(|(_, group)| group.blocks > 0) {
+        let wanted = || if is_at_rest(group, &around) { None } else { wanted_bytes(namespace, id, group, &around) };
+        if let Some(bytes) = wanted().or_else(|| lacked_bytes(namespace, id, group, &around, holdings)) {
             let done = under_way.get(&id).copied().unwrap_or_default();
             backlog.groups += 1;
             backlog.blocks += u64::from(group.blocks).saturating_sub(done.blocks);
@@ -64,6 +73,21 @@ fn wanted_bytes(namespace: &Namespace, id: GroupId, group: &Group, around: &Surr
     slots.iter().any(|live| live.len() > 1).then_some(0)
 }
 
+/// What is to be stored at most in stores that lack something of a group; `None` if none does, or no work helps.
+fn lacked_bytes(
+    namespace: &Namespace,
+    id: GroupId,
+    group: &Group,
+    around: &Surroundings,
+    holdings: &Holdings,
+) -> Option<u64> {
+    let live = |group: &Group| live_slots(group, around);
+    let held = live(&holdings.held(id, group));
+    losses_now(&held, group.geometry.data)?;
+    let lacked: usize = live(group).iter().zip(&held).map(|(seated, held)| seated.len() - held.len()).sum();
+    (lacked > 0).then(|| slot_bytes(namespace, id, group.geometry) * lacked as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::healing::tests::{World, quick};
@@ -72,7 +96,7 @@ mod tests {
     use crate::policy::{Geometry, Policy};
 
     fn of(w: &World) -> (u64, u64) {
-        let found = backlog(&w.namespace, &w.candidates, &UnderWay::new(), w.now());
+        let found = backlog(&w.namespace, &w.candidates, &Holdings::default(), &UnderWay::new(), w.now());
         assert_eq!(found.groups, found.blocks, "each group has one block here");
         (found.groups, found.bytes)
     }
@@ -100,7 +124,7 @@ mod tests {
         let mut w = World::new(7, quick());
         let group = w.rs(&[0, 1, 2, 3, 4, 5]);
         w.alive(0, false);
-        let left = |done| backlog(&w.namespace, &w.candidates, &[(group, done)].into(), w.now());
+        let left = |done| backlog(&w.namespace, &w.candidates, &Holdings::default(), &[(group, done)].into(), w.now());
         assert_eq!(left(Done { blocks: 0, bytes: 100 }), Backlog { groups: 1, blocks: 1, bytes: 150 });
         assert_eq!(left(Done { blocks: 1, bytes: 250 }), Backlog { groups: 1, blocks: 0, bytes: 0 });
         assert_eq!(

@@ -2,6 +2,7 @@
 //! over, and what is left to hand over before one that leaves may be switched off.
 
 use super::backlog::UnderWay;
+use super::holdings::Holdings;
 use super::plan::{Surroundings, fill, gives_up, live_slots};
 use super::survival::{losses_now, losses_survived};
 use super::{custody::slots_of, healing::slot_bytes};
@@ -46,13 +47,20 @@ pub struct Without {
     pub survives_healed: u32,
 }
 
-/// What the share is with these peers gone: of those that are alive now, only the others count.
-pub fn without(namespace: &Namespace, alive: &BTreeSet<PeerTag>, gone: &BTreeSet<PeerTag>) -> Without {
+/// What the share is with these peers gone: of those that are alive now, only the others count, where their stores have
+/// what they should.
+pub fn without(
+    namespace: &Namespace,
+    alive: &BTreeSet<PeerTag>,
+    holdings: &Holdings,
+    gone: &BTreeSet<PeerTag>,
+) -> Without {
     let left: BTreeSet<PeerTag> = alive.difference(gone).copied().collect();
     let (mut lost, mut unreadable, mut caused) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for (id, group) in namespace.groups().filter(|(_, group)| group.blocks > 0) {
+        let held = holdings.held(id, group);
         let is_read_by = |peers: &BTreeSet<PeerTag>| {
-            let slots = super::state::live_slots(group, |peer| peers.contains(&peer));
+            let slots = super::state::live_slots(&held, |peer| peers.contains(&peer));
             losses_now(&slots, group.geometry.data).is_some()
         };
         if !is_read_by(&left) {
@@ -65,7 +73,8 @@ pub fn without(namespace: &Namespace, alive: &BTreeSet<PeerTag>, gone: &BTreeSet
             }
         }
     }
-    let survival = losses_survived(namespace.groups().map(|(_, group)| group), &left, namespace.policy(Ino::ROOT));
+    let held = namespace.groups().map(|(id, group)| holdings.held(id, group));
+    let survival = losses_survived(held, &left, namespace.policy(Ino::ROOT));
     Without {
         lost: Loss::of(namespace, &lost),
         unreadable: Loss::of(namespace, &unreadable),
@@ -85,11 +94,12 @@ pub struct HandingOver {
 }
 
 /// What is left to hand over before `me`, which leaves, may be switched off: groups that others could still fill or
-/// encode better, that it has not let go of, or that cannot be read without it. With `but_stranded` those that nobody
-/// can take are left out: their loss is accepted.
+/// encode better, that it has not let go of, or that cannot be read without it, as the others' stores are. With
+/// `but_stranded` those that nobody can take are left out: their loss is accepted.
 pub fn handing_over(
     namespace: &Namespace,
     candidates: &[Candidate],
+    holdings: &Holdings,
     under_way: &UnderWay,
     me: PeerTag,
     but_stranded: bool,
@@ -100,7 +110,8 @@ pub fn handing_over(
     let mut left = HandingOver::default();
     for (id, group) in held(namespace, me).filter(|(id, _)| !given_up.contains(id)) {
         let bytes = slot_bytes(namespace, id, group.geometry);
-        if gives_up(me, group, &around).is_some() || wants_more(namespace, group, bytes, &around, me, id) {
+        let unread = losses_now(&slots_without(&holdings.held(id, group), &around, me), group.geometry.data).is_none();
+        if unread || gives_up(me, group, &around).is_some() || wants_more(namespace, group, bytes, &around, me, id) {
             let done = under_way.get(&id).copied().unwrap_or_default();
             left.groups += 1;
             left.blocks += u64::from(group.blocks).saturating_sub(done.blocks);

@@ -4,6 +4,7 @@ use super::state::live_slots;
 use crate::id::PeerTag;
 use crate::namespace::Group;
 use crate::policy::{Geometry, Policy};
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many machines may be lost before some block of the share cannot be read.
@@ -18,14 +19,14 @@ pub struct Survival {
 /// What a share survives: what its worst group does. Groups without blocks hold no data and do not count; where
 /// no group counts, what the next write under `default` would survive. The namespace, and with it the content
 /// kept inline, is whole on every peer, so it never is the worst.
-pub fn losses_survived<'a>(
-    groups: impl IntoIterator<Item = &'a Group>,
+pub fn losses_survived(
+    groups: impl IntoIterator<Item = impl Borrow<Group>>,
     alive: &BTreeSet<PeerTag>,
     default: Policy,
 ) -> Survival {
     let mut worst: Option<Survival> = None;
-    for group in groups.into_iter().filter(|group| group.blocks > 0) {
-        let this = of_group(group, alive);
+    for group in groups.into_iter().filter(|group| group.borrow().blocks > 0) {
+        let this = of_group(group.borrow(), alive);
         // `None` is less than any number: unreadable now is the worst there is.
         worst =
             Some(worst.map_or(this, |worst| Survival {

@@ -1,7 +1,7 @@
 //! One question and its answer, on a stream of their own: a header, then raw bytes whose number the header says.
 
 use super::{MAX_HEADER_BYTES, MAX_REASON, Message, WireError, malformed, short};
-use crate::group::{ANNOUNCED, Done};
+use crate::group::{ANNOUNCED, Done, Lacking, NAMED_LACKING};
 use crate::id::{BlockName, GroupId, PeerTag};
 use crate::namespace::BLOCK_BYTES;
 use crate::policy::{Geometry, MAX_SHARDS};
@@ -140,6 +140,8 @@ pub struct PeerUpkeep {
     pub damaged_volumes: u64,
     /// The groups that it is at work on, [`ANNOUNCED`] at most, and what of each is done.
     pub under_way: Vec<(GroupId, Done)>,
+    /// What its store lacks of what its seats say.
+    pub lacking: Lacking,
 }
 
 /// Why a request was not done.
@@ -292,7 +294,11 @@ impl Message for Response {
             | Response::Snapshot { .. }
             | Response::Done
             | Response::Error(_) => Ok(()),
-            Response::Upkeep(upkeep) if upkeep.under_way.len() > ANNOUNCED => Err(malformed("too many groups")),
+            Response::Upkeep(upkeep)
+                if upkeep.under_way.len() > ANNOUNCED || upkeep.lacking.groups.len() > NAMED_LACKING =>
+            {
+                Err(malformed("too many groups"))
+            }
             Response::Upkeep(_) => Ok(()),
         }
     }
@@ -354,6 +360,7 @@ mod tests {
             set_aside: 10,
             damaged_volumes: 11,
             under_way: vec![(GroupId(12), Done { blocks: 13, bytes: 14 })],
+            lacking: Lacking { sure: true, groups: vec![GroupId(15)] },
         };
         let responses = [
             (Response::Stored, "0100".to_owned()),
@@ -363,7 +370,7 @@ mod tests {
             (Response::Snapshot { chunks: 300 }, "0104ac02".into()),
             (Response::Done, "0105".into()),
             (Response::Lacking { count: 300 }, "0107ac02".into()),
-            (Response::Upkeep(upkeep), "01080102030405010708090a0b010c0d0e".into()),
+            (Response::Upkeep(upkeep), "01080102030405010708090a0b010c0d0e01010f".into()),
             (Response::Error(Failure::Missing), "010600".into()),
             (Response::Error(Failure::Damaged("rot".into())), "01060103726f74".into()),
             (Response::Error(Failure::Full), "010602".into()),

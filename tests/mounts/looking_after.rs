@@ -99,6 +99,29 @@ fn a_machine_that_leaves_hands_over_first_and_may_change_its_mind() {
 }
 
 #[test]
+fn a_machine_whose_store_is_damaged_is_not_counted_on_before_it_is_whole_again() {
+    let mut cluster = Cluster::share(2);
+    mounted(&mut cluster, "replicate:2");
+    let content = tree::noise(37, 8 << 20);
+    fs::write(cluster.path(0).join("file"), &content).unwrap();
+    cluster.stop(1);
+    let volumes = cluster.home(1).join("shards").join("volumes");
+    let volume = fs::read_dir(volumes).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+    fs::File::options().write(true).open(&volume).unwrap().set_len(1 << 20).unwrap();
+    cluster.configure(1, "repair_bandwidth = \"1 MiB\"");
+    cluster.serve(1);
+    cluster.all_in_sight();
+    refused(&cluster.run(0, &["can-stop", "peer0"]), &["1 file (8 blocks)"]);
+    let status = cluster.status(0);
+    assert_eq!(status["survives_now"], 0, "{status}");
+    assert!(status["healing"]["groups"].as_u64() > Some(0), "there is something left to heal: {status}");
+    let mut leaving = cluster.shoal(0, &["leave"]);
+    run(&mut leaving, HEALED).ok();
+    let there = cluster.mount(1).join("file");
+    assert!(same(&there, &content), "all of it was handed over");
+}
+
+#[test]
 fn the_last_machine_does_not_leave_without_a_word() {
     let mut cluster = Cluster::share(1);
     mounted(&mut cluster, "survive:2");

@@ -42,7 +42,7 @@ impl Daemon {
             }
             ControlRequest::Status => {
                 let (stats, upkeeps) = tokio::join!(self.all_stats(), self.upkeeps());
-                let mut status = report::status(&self.host, &stats);
+                let mut status = report::status(&self.host, &stats, &looking_after::known(&upkeeps));
                 status.mounts = self.mountpoints().iter().map(|path| path.display().to_string()).collect();
                 status.healing = self.healing_report(&upkeeps);
                 status.scrub = looking_after::scrub_report(&upkeeps);
@@ -66,7 +66,7 @@ impl Daemon {
                 self.ask_all(Request::DropCaches).await;
                 Ok(ControlReply::Done)
             }
-            ControlRequest::CanStop { peers } => self.can_stop(&peers).map(ControlReply::CanStop),
+            ControlRequest::CanStop { peers } => self.can_stop(&peers).await.map(ControlReply::CanStop),
             ControlRequest::Evict { peer, accept_loss } => {
                 self.evict(&peer, accept_loss).await.map(ControlReply::Evicted)
             }

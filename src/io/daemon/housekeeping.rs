@@ -2,7 +2,7 @@
 //! are in `group::custody`; here they are applied to a real store, round after round, so that no lost message stays lost.
 
 use super::{Daemon, Host, scrub};
-use crate::group::{self, ANNOUNCED, Comparison, Custody, Findings, KEPT_FOR, Unsettled};
+use crate::group::{self, ANNOUNCED, Comparison, Custody, Findings, KEPT_FOR, Lacking, Unsettled};
 use crate::id::GroupId;
 use crate::namespace::VersionVector;
 use crate::peer::Event;
@@ -46,6 +46,7 @@ pub struct Household {
     rebuilt: AtomicU64,
     rebuilt_per_second: AtomicU64,
     rotten: Mutex<BTreeSet<ShardId>>,
+    lacking: Mutex<Lacking>,
     /// Wakes the rounds before their time.
     look: tokio::sync::Notify,
     /// The next round is not to be left out.
@@ -112,6 +113,7 @@ impl Household {
             damaged_volumes: host.store().damaged_volumes(),
             under_way: healing
                 .map_or_else(Vec::new, |healing| healing.under_way().into_iter().take(ANNOUNCED).collect()),
+            lacking: self.lacking.lock().clone(),
         }
     }
 }
@@ -192,6 +194,7 @@ impl Daemon {
             }
         }
         let missing: usize = lacking.values().map(Vec::len).sum();
+        *self.household.lacking.lock() = Lacking::of(lacking.keys().copied());
         self.note_mended(&lacking);
         let rotten = self.household.rotten.lock().clone();
         match found.comparison.round(owed, &lacking, &rotten) {

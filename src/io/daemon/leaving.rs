@@ -2,8 +2,8 @@
 //! be switched off, and announcing that one is away for a while.
 
 use super::Daemon;
-use super::looking_after::under_way;
-use crate::group::{self, HandingOver, Loss, UnderWay};
+use super::looking_after::{Upkeeps, under_way};
+use crate::group::{self, HandingOver, Holdings, Loss, UnderWay};
 use crate::id::PeerTag;
 use crate::io::control::{CanStopReport, ControlReply, EvictReport, LeaveReport, ProgressSink};
 use crate::namespace::{Change, Namespace, Standing};
@@ -22,6 +22,10 @@ const LOOK: Duration = Duration::from_millis(500);
 /// For so long nothing may have been left before it goes: a writer elsewhere may be about to name a block whose shard
 /// it put here before it knew.
 const CALM: Duration = Duration::from_secs(3);
+
+/// For so long a decision about the content of the share waits until every peer that is there has compared its store
+/// with what it should hold: it does so as it starts.
+const COMPARED: Duration = Duration::from_secs(15);
 
 /// A machine's way out of the share.
 #[derive(Default)]
@@ -53,9 +57,26 @@ impl Daemon {
         self.host.candidates().into_iter().filter(|one| one.alive).map(|one| one.peer).collect()
     }
 
-    pub(super) fn can_stop(&self, peers: &[String]) -> Result<CanStopReport, String> {
+    /// What the stores of the peers that are there surely have.
+    async fn holdings(&self) -> Holdings {
+        let end = Instant::now() + COMPARED;
+        loop {
+            let holdings = self.sure(&self.upkeeps().await);
+            if holdings.is_sure() || Instant::now() > end {
+                return holdings;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn sure(&self, upkeeps: &Upkeeps) -> Holdings {
+        Holdings::sure(self.alive(), upkeeps.iter().map(|(peer, one)| (*peer, &one.lacking)))
+    }
+
+    pub(super) async fn can_stop(&self, peers: &[String]) -> Result<CanStopReport, String> {
         let gone: BTreeSet<PeerTag> = peers.iter().map(|peer| self.find_peer(peer)).collect::<Result<_, _>>()?;
-        let found = group::without(&self.host.namespace(), &self.alive(), &gone);
+        let holdings = self.holdings().await;
+        let found = group::without(&self.host.namespace(), &self.alive(), &holdings, &gone);
         Ok(CanStopReport {
             peers: gone.iter().map(ToString::to_string).collect(),
             readable: found.unreadable.is_none(),
@@ -73,8 +94,8 @@ impl Daemon {
         if peer == self.host.me() {
             return Err("that is this machine; have it leave with shoal leave".to_owned());
         }
-        let alive = self.alive();
-        let found = group::without(&self.host.namespace(), &alive, &[peer].into());
+        let holdings = self.holdings().await;
+        let found = group::without(&self.host.namespace(), &self.alive(), &holdings, &[peer].into());
         if !found.lost.is_none() && !accept_loss {
             return Err(format!(
                 "without {text}, {} would be lost: start the machines that are gone, or have {text} hand over with shoal leave there; give --accept-loss to lose that",
@@ -117,7 +138,8 @@ impl Daemon {
             if progress.is_abandoned() {
                 return Ok(ControlReply::Done);
             }
-            let left = self.handing_over(&under_way(&self.upkeeps().await));
+            let upkeeps = self.upkeeps().await;
+            let left = self.handing_over(&self.sure(&upkeeps), &under_way(&upkeeps));
             most = left.blocks.max(most);
             let text = match left.blocks {
                 0 => self.farewell(),
@@ -130,6 +152,9 @@ impl Daemon {
 
     /// What is waited for when all is handed over.
     fn farewell(&self) -> String {
+        if let Err(why) = self.may_part() {
+            return why;
+        }
         let namespace = self.host.namespace();
         let away = self.host.candidates().into_iter().filter(|one| !one.alive).map(|one| one.peer);
         let names: Vec<&str> = away.filter_map(|peer| Some(namespace.peer(peer)?.name.as_str())).collect();
@@ -163,9 +188,32 @@ impl Daemon {
         group::stranded(&self.host.namespace(), &self.host.candidates(), self.host.me())
     }
 
-    fn handing_over(&self, under_way: &UnderWay) -> HandingOver {
-        let accepted = self.parting.accept_loss.load(Ordering::Relaxed);
-        group::handing_over(&self.host.namespace(), &self.host.candidates(), under_way, self.host.me(), accepted)
+    fn accepts_loss(&self) -> bool {
+        self.parting.accept_loss.load(Ordering::Relaxed)
+    }
+
+    fn handing_over(&self, holdings: &Holdings, under_way: &UnderWay) -> HandingOver {
+        let (me, accepted) = (self.host.me(), self.accepts_loss());
+        group::handing_over(&self.host.namespace(), &self.host.candidates(), holdings, under_way, me, accepted)
+    }
+
+    /// Whether all that this machine hands over is with somebody who stays. Of machines that leave at once, each counts on
+    /// those of higher numbers only, so that no two count on one another; and none counts on them for good.
+    fn may_part(&self) -> Result<(), String> {
+        let me = self.host.me();
+        let namespace = self.host.namespace();
+        let leaves = |peer: &PeerTag| *peer < me && namespace.standing(*peer).leaving;
+        let gone = self.alive().into_iter().filter(leaves).chain([me]).collect();
+        let without = group::without(&namespace, &self.alive(), &Holdings::default(), &gone);
+        drop(namespace);
+        let lost = if without.lost.is_none() { self.stranded() } else { without.lost };
+        if lost.is_none() || self.accepts_loss() {
+            return Ok(());
+        }
+        Err(format!(
+            "{} would be lost, as other machines leave too; waiting for one to stay (shoal leave --cancel there) or to join",
+            told(lost)
+        ))
     }
 
     async fn set_standing(&self, set: impl Fn(&mut Standing) + Send + Sync) -> Result<(), String> {
@@ -189,10 +237,11 @@ impl Daemon {
     async fn part(&self) -> Result<(), String> {
         // What people wrote here is stored and named before nobody hears this machine any more.
         self.let_go_of_all().await?;
-        let left = self.handing_over(&UnderWay::new());
+        let left = self.handing_over(&self.sure(&self.upkeeps().await), &UnderWay::new());
         if left.groups > 0 {
             return Err(format!("{} blocks more are to be handed over", left.blocks));
         }
+        self.may_part()?;
         let lost = self.stranded();
         let peer = self.host.me();
         self.reap_orphans();
@@ -223,8 +272,9 @@ pub async fn watch_for_leaving(daemon: Weak<Daemon>) {
         }
         // What one that is away has of this machine's, or wrote with shards here, must come to the others first.
         let heard = || this.host.with_core(|core, _| core.hears_everyone_for()) >= CALM;
-        let may_go = || this.parting.accept_loss.load(Ordering::Relaxed) || heard();
-        let ready = this.is_leaving() && may_go() && this.handing_over(&UnderWay::new()).groups == 0;
+        let may_go = || this.accepts_loss() || heard();
+        let seats = Holdings::default();
+        let ready = this.is_leaving() && may_go() && this.handing_over(&seats, &UnderWay::new()).groups == 0;
         if !ready {
             nothing_left = None;
             continue;

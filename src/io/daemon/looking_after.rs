@@ -1,7 +1,7 @@
 //! How the whole share is looked after, for people: healing and scrubs over all peers, in figures and while they go on.
 
 use super::{Daemon, report};
-use crate::group::{self, Backlog, Done, UnderWay};
+use crate::group::{self, Backlog, Done, Holdings, UnderWay};
 use crate::id::PeerTag;
 use crate::io::control::{HealingReport, ProgressSink, ScrubReport, ScrubbedPeer};
 use crate::volume::ports::Control;
@@ -47,11 +47,13 @@ impl Daemon {
     }
 
     pub(super) fn healing_report(&self, upkeeps: &Upkeeps) -> HealingReport {
+        let (holdings, under_way) = (known(upkeeps), under_way(upkeeps));
+        let candidates = self.host.candidates();
         let Backlog { groups, blocks, bytes } =
-            group::backlog(&self.host.namespace(), &self.host.candidates(), &under_way(upkeeps), self.host.now());
+            group::backlog(&self.host.namespace(), &candidates, &holdings, &under_way, self.host.now());
         let sum = |of: fn(&PeerUpkeep) -> u64| upkeeps.values().map(of).sum::<u64>();
         let bytes_per_second = sum(|one| one.bytes_per_second);
-        let (counts, blocks_unreadable) = report::states(&self.host);
+        let (counts, blocks_unreadable) = report::states(&self.host, &holdings);
         HealingReport {
             groups,
             blocks,
@@ -111,6 +113,11 @@ pub fn under_way(upkeeps: &Upkeeps) -> UnderWay {
         *most = Done { blocks: most.blocks.max(done.blocks), bytes: most.bytes.max(done.bytes) };
     }
     all
+}
+
+/// What the stores hold, as far as their peers know.
+pub fn known(upkeeps: &Upkeeps) -> Holdings {
+    Holdings::known(upkeeps.iter().map(|(peer, one)| (*peer, &one.lacking)))
 }
 
 /// How far peers are that were asked to read every shard.

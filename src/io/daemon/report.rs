@@ -1,7 +1,7 @@
 //! What the peer tells people of itself and the share: status, peers, groups, where a file lies.
 
 use super::Host;
-use crate::group::{self, State};
+use crate::group::{self, Holdings, State};
 use crate::id::{Ino, PeerTag};
 use crate::io::control::{
     AliveParticipant, BlockReport, ByteText, GroupCounts, GroupReport, GroupsReport, LogReport, MountReport,
@@ -13,13 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// The share in one page, but for what this peer's daemon and the other peers do; `stats` are the counters of all that
-/// answered.
-pub fn status(host: &Host, stats: &StatsReport) -> StatusReport {
-    let (counts, blocks_unreadable) = states(host);
+/// answered, `holdings` what their stores have.
+pub fn status(host: &Host, stats: &StatsReport, holdings: &Holdings) -> StatusReport {
+    let (counts, blocks_unreadable) = states(host, holdings);
     let alive = live(host);
     let namespace = host.namespace();
-    let survival =
-        group::losses_survived(namespace.groups().map(|(_, group)| group), &alive, namespace.policy(Ino::ROOT));
+    let held = namespace.groups().map(|(id, group)| holdings.held(id, group));
+    let survival = group::losses_survived(held, &alive, namespace.policy(Ino::ROOT));
     let files = namespace.files();
     let policy = namespace.policy(Ino::ROOT).to_string();
     let log = namespace.log_size();
@@ -76,17 +76,17 @@ fn partition(host: &Host) -> (Option<PartitionReport>, Vec<String>) {
 }
 
 /// How many groups are in which state, and how many blocks cannot be read now.
-pub fn states(host: &Host) -> (GroupCounts, u64) {
+pub fn states(host: &Host, holdings: &Holdings) -> (GroupCounts, u64) {
     let alive = live(host);
     let mut counts = GroupCounts::default();
     let mut blocks_unreadable = 0;
-    for (_, group) in host.namespace().groups().filter(|(_, group)| group.blocks > 0) {
+    for (id, group) in host.namespace().groups().filter(|(_, group)| group.blocks > 0) {
         match state(group, &alive) {
             State::Cold => counts.cold += 1,
             State::Goldilocks => counts.goldilocks += 1,
             State::Hot => counts.hot += 1,
         }
-        if group_survives(group, &alive).is_none() {
+        if group_survives(&holdings.held(id, group), &alive).is_none() {
             blocks_unreadable += u64::from(group.blocks);
         }
     }

@@ -494,8 +494,8 @@ impl<'a> World<'a> {
         let leaving = machine.namespace.standing(tag).leaving;
         let Some(peer) = machine.peer.as_ref().filter(|_| leaving) else { return };
         let candidates = peer.candidates(&machine.namespace);
-        let needed =
-            group::handing_over(&machine.namespace, &candidates, &group::UnderWay::new(), tag, false).groups > 0;
+        let (holdings, under_way) = (group::Holdings::default(), group::UnderWay::new());
+        let needed = group::handing_over(&machine.namespace, &candidates, &holdings, &under_way, tag, false).groups > 0;
         let heard = peer.hears_everyone_for() > Duration::from_secs(5);
         if leaving && !needed && heard {
             self.change(n, vec![Change::Evict { peer: tag }]);
