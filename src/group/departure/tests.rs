@@ -131,8 +131,8 @@ fn what_nobody_can_take_is_not_waited_for_where_its_loss_is_accepted() {
 #[test]
 fn a_store_that_lacks_shards_is_counted_on_by_nobody_until_it_has_them() {
     let mut w = World::new(3, quick());
-    let whole = copies(&mut w, &[0, 1]);
-    let damaged = copies(&mut w, &[0, 1]);
+    let whole = copies(&mut w, &[0, 1, 2]);
+    let damaged = copies(&mut w, &[0, 1, 2]);
     let (me, all, gone) = (w.tag(0), set(&w, &[0, 1, 2]), set(&w, &[0]));
     let left = |holdings: &Holdings| {
         let over = handing_over(&w.namespace, &w.candidates, holdings, &UnderWay::new(), me, false);
@@ -140,17 +140,17 @@ fn a_store_that_lacks_shards_is_counted_on_by_nobody_until_it_has_them() {
         (over.groups, pair(found.lost), found.survives)
     };
     let lacking = |groups: Vec<GroupId>| Lacking { sure: true, groups };
-    assert_eq!(left(&Holdings::default()), (0, (0, 0), Some(0)));
+    assert_eq!(left(&Holdings::default()), (0, (0, 0), Some(1)));
     let nothing = lacking(vec![]);
-    let told = |one| [(w.tag(0), &nothing), (w.tag(1), one), (w.tag(2), &nothing)];
+    let told = |others| [(w.tag(0), &nothing), (w.tag(1), others), (w.tag(2), others)];
     let some = lacking(vec![damaged]);
     assert_eq!(left(&Holdings::sure(all.clone(), told(&some))), (1, (1, 1), None));
-    assert_eq!(left(&Holdings::sure(all.clone(), told(&nothing))), (0, (0, 0), Some(0)));
+    assert_eq!(left(&Holdings::sure(all.clone(), told(&nothing))), (0, (0, 0), Some(1)));
     let both = lacking(vec![damaged, whole]);
     assert_eq!(left(&Holdings::sure(all.clone(), told(&both))), (2, (2, 2), None));
     // Who has not compared its store since it started is counted on for what people are shown, and for nothing else.
     let unknown = Lacking::default();
-    assert_eq!(left(&Holdings::known(told(&unknown))), (0, (0, 0), Some(0)));
+    assert_eq!(left(&Holdings::known(told(&unknown))), (0, (0, 0), Some(1)));
     assert_eq!(left(&Holdings::sure(all.clone(), told(&unknown))), (2, (2, 2), None));
     let silent = Holdings::sure(all.clone(), told(&nothing).into_iter().take(1));
     assert!(!silent.is_sure());
