@@ -241,6 +241,7 @@ pub fn quic_settings(config: &Config) -> quic::Settings {
     quic::Settings {
         listen: config.listen,
         mtu: config.mtu,
+        gso: config.gso,
         request_stall: config.shard_deadline,
         ..quic::Settings::default()
     }

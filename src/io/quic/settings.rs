@@ -12,6 +12,8 @@ pub struct Settings {
     /// are probed from 1200 up. Larger packets cost less processor time per byte: 0.9 s per GiB, both ends
     /// together, at 8952 over loopback, 2.3 s at 1452, and nothing is gained past 13000.
     pub mtu: u16,
+    /// Whether the kernel may be handed several packets in one call (generic segmentation offload).
+    pub gso: bool,
     /// Bytes of the socket's buffers. What does not fit them is lost and sent again, which looks like a bad
     /// network; the kernel may grant less (`net.core.rmem_max`).
     pub socket_buffer: usize,
@@ -35,6 +37,7 @@ impl Default for Settings {
         Settings {
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 7400)),
             mtu: 8952,
+            gso: true,
             socket_buffer: 8 << 20,
             keep_alive: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(5),

@@ -26,7 +26,8 @@ impl BatchedSocket {
     pub(super) fn bind(settings: &Settings, address: SocketAddr) -> io::Result<Arc<BatchedSocket>> {
         let inner = TokioRuntime.wrap_udp_socket(socket(settings, address)?)?;
         let mtu = usize::from(settings.mtu).max(1);
-        let send = inner.max_transmit_segments().min((DATAGRAM_BYTES / mtu).max(1));
+        let most = if settings.gso { DATAGRAM_BYTES / mtu } else { 1 };
+        let send = inner.max_transmit_segments().min(most.max(1));
         // A batch received is as large as one datagram may be, whatever its packets' size: more room is never used.
         let receive = inner.max_receive_segments().min((1usize << 16).div_ceil(mtu));
         Ok(Arc::new(BatchedSocket { inner, send, receive }))
@@ -80,5 +81,20 @@ impl AsyncUdpSocket for BatchedSocket {
 
     fn may_fragment(&self) -> bool {
         self.inner.may_fragment()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn packets_are_handed_over_one_by_one_where_that_is_set() {
+        let bound = |gso| {
+            let settings = Settings { gso, mtu: 1400, ..Settings::default() };
+            BatchedSocket::bind(&settings, "127.0.0.1:0".parse().unwrap()).unwrap().max_transmit_segments()
+        };
+        assert_eq!(bound(false), 1);
+        assert!(bound(true) > 1, "Linux takes many");
     }
 }
