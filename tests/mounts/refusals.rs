@@ -139,6 +139,30 @@ fn a_log_a_tree_or_invitations_that_rotted_are_named_and_left_alone() {
 }
 
 #[test]
+fn a_home_whose_log_was_taken_away_does_not_start_as_if_nothing_had_been_in_it() {
+    let mut cluster = Cluster::loopback(1);
+    cluster.init(0);
+    let mount = cluster.mount(0);
+    fs::write(mount.join("kept"), b"before the checkpoint").unwrap();
+    cluster.stop(0);
+    cluster.mount(0);
+    fs::write(mount.join("last"), b"in the log alone").unwrap();
+    cluster.kill(0);
+    let (log, away) = (cluster.home(0).join("log"), cluster.home(0).join("log.away"));
+    fs::rename(&log, &away).unwrap();
+    for there in [false, true] {
+        if there {
+            fs::create_dir(&log).unwrap();
+        }
+        refused(cluster.run(0, &["serve", "--foreground"]), &["damaged", "log", "put it back", "shoal join"]);
+    }
+    fs::remove_dir(&log).unwrap();
+    fs::rename(&away, &log).unwrap();
+    cluster.mount(0);
+    assert_eq!(fs::read(mount.join("last")).unwrap(), b"in the log alone");
+}
+
+#[test]
 fn without_a_fuse_device_a_mount_is_refused_and_a_peer_without_one_is_not() {
     let mut cluster = a_home();
     let mount = cluster.path(0);

@@ -43,6 +43,13 @@ impl Persistence {
         let mut namespace = match tree.load()? {
             None => Namespace::new(),
             Some(saved) => {
+                if !OpLog::is_there(&home.paths().log())? {
+                    anyhow::bail!(
+                        "the home is damaged: the op log {} is gone, and with it what this machine did last; put it back, or remove {} as well and run shoal join TICKET with a ticket from another machine, and this one comes back as the same peer with what the others have",
+                        home.paths().log().display(),
+                        home.paths().tree().display()
+                    );
+                }
                 let (mark, follows) = decode_mark(&saved.meta).with_context(|| {
                     format!(
                         "{} is damaged; let this machine join anew with another --home",

@@ -97,6 +97,11 @@ fn segment_path(directory: &Path, number: u32) -> PathBuf {
 }
 
 impl OpLog {
+    /// Whether there is any of a log in `directory`.
+    pub fn is_there(directory: &Path) -> Result<bool, StoreError> {
+        open::is_there(directory)
+    }
+
     /// Opens the log in `directory`, making it if there is none, and hands every op in it to `replay`, a record
     /// at a time, oldest first.
     pub fn open(directory: &Path, replay: impl FnMut(Vec<Op>)) -> Result<(OpLog, Recovery), StoreError> {

@@ -62,6 +62,15 @@ pub(super) fn open(
     Ok((state, recovery))
 }
 
+pub(super) fn is_there(directory: &Path) -> Result<bool, StoreError> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(StoreError::io("read", directory)(error)),
+    };
+    Ok(entries.flatten().any(|entry| entry.file_name().to_string_lossy().ends_with(".ops")))
+}
+
 /// The segments' numbers: without a gap, or something was taken away.
 fn numbers(directory: &Path, from: u32) -> Result<BTreeSet<u32>, StoreError> {
     let mut numbers = BTreeSet::new();
