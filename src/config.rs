@@ -259,7 +259,7 @@ const TEMPLATE: &str = r#"# The settings of this shoal peer. A line without its 
 #gso = true
 
 # What is logged: error, warn, info, debug or trace, also by part as in "info,shoal::io::quic=debug". What a person
-# may want to know afterwards.
+# may want to know afterwards. SHOAL_LOG in the environment wins over it.
 #log = "info"
 "#;
 

@@ -1,8 +1,10 @@
 //! `shoal serve`: the peer without a mount. And what running a peer in this process takes, for `mount` too.
 
 use super::{background, no_home, output};
+use crate::config::Config;
 use crate::io::control::{Client, ControlError, ControlReply, ControlRequest};
 use crate::io::daemon::{self, RunOptions};
+use crate::io::store::HomePaths;
 use anyhow::bail;
 use std::path::{Path, PathBuf};
 
@@ -81,16 +83,19 @@ fn run_until_stopped(
             home.display()
         );
     }
-    log_to_stderr();
+    // A file that cannot be read is told of by the peer, as it starts.
+    let config = Config::with(&HomePaths::new(home).config(), &overrides).unwrap_or_default();
+    log_to_stderr(&config.log);
     daemon::run(home, RunOptions { mountpoint, overrides }, ready)
 }
 
-fn log_to_stderr() {
+/// `SHOAL_LOG` in the environment wins over the settings.
+fn log_to_stderr(filter: &str) {
     use std::io::IsTerminal;
     let filter = tracing_subscriber::EnvFilter::builder()
         .with_env_var("SHOAL_LOG")
         .try_from_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(filter));
     // A second call, in tests, changes nothing.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

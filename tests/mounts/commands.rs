@@ -175,3 +175,19 @@ fn compare_counts_what_each_policy_costs() {
     let left: Vec<_> = fs::read_dir(&mount).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["mine"], "compare cleans up");
 }
+
+#[test]
+fn what_is_logged_is_what_the_settings_say() {
+    let mut cluster = Cluster::loopback(1);
+    cluster.init(0);
+    cluster.configure(0, "log = \"error\"");
+    cluster.serve(0);
+    cluster.stop(0);
+    assert_eq!(cluster.log(0), "", "nothing went wrong");
+    let config = cluster.home(0).join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("\nlog = \"error\"", "\nlog = \"debug\"")).unwrap();
+    cluster.serve(0);
+    cluster.stop(0);
+    assert!(cluster.log(0).contains("DEBUG"), "{}", cluster.log(0));
+}
