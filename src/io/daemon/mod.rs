@@ -95,6 +95,7 @@ struct Daemon {
 /// Runs the peer of `home` until it is told to stop. `ready` is called once it answers commands, and its mount,
 /// if any, answers.
 pub fn run(home: &Path, options: RunOptions, ready: impl FnOnce()) -> anyhow::Result<()> {
+    machine::one_arena();
     crate::erasure::check_cpu().map_err(anyhow::Error::msg)?;
     let home = Home::open(home)?;
     if !home.paths().has_namespace() {
