@@ -1,10 +1,8 @@
 //! `shoal serve`: the peer without a mount. And what running a peer in this process takes, for `mount` too.
 
 use super::{background, no_home, output};
-use crate::config::Config;
 use crate::io::control::{Client, ControlError, ControlReply, ControlRequest};
 use crate::io::daemon::{self, RunOptions};
-use crate::io::store::HomePaths;
 use anyhow::bail;
 use std::path::{Path, PathBuf};
 
@@ -83,9 +81,7 @@ fn run_until_stopped(
             home.display()
         );
     }
-    // A file that cannot be read is told of by the peer, as it starts.
-    let config = Config::with(&HomePaths::new(home).config(), &overrides).unwrap_or_default();
-    log_to_stderr(&config.log);
+    log_to_stderr(&daemon::log_filter(home, &overrides));
     daemon::run(home, RunOptions { mountpoint, overrides }, ready)
 }
 

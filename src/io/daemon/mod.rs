@@ -26,7 +26,7 @@ use crate::group::HealingSettings;
 use crate::io::control;
 use crate::io::fuse::{self, Invalidation, MountError, Mounted};
 use crate::io::quic::{Identity, Network};
-use crate::io::store::{Home, Shards, ShardsOptions};
+use crate::io::store::{Home, HomePaths, Shards, ShardsOptions};
 use crate::namespace::{Change, Key, Namespace, PeerRecord};
 use crate::overlay::{self, Member, Membership, Search, SearchSettings};
 use crate::peer::{Event, LogBound, Memory, Peer};
@@ -90,6 +90,11 @@ struct Daemon {
     scrub_within: Duration,
     listen: SocketAddr,
     stopped: tokio::sync::watch::Sender<bool>,
+}
+
+/// What the settings of a home say is to be logged. A file that cannot be read is told of by [`run`].
+pub fn log_filter(home: &Path, overrides: &[(String, String)]) -> String {
+    Config::with(&HomePaths::new(home).config(), overrides).unwrap_or_default().log
 }
 
 /// Runs the peer of `home` until it is told to stop. `ready` is called once it answers commands, and its mount,
