@@ -274,6 +274,10 @@ impl Daemon {
 
     /// Forgets groups of this peer's, and of peers that were taken off the roster, that nothing refers to any more.
     fn close_groups(&self) {
+        // After a power cut others may have ops of this peer that name blocks in groups which look empty here.
+        if !self.host.with_core(|core, _| core.has_heard_everyone()) {
+            return;
+        }
         if let Err(error) = self.volume.close_groups() {
             tracing::warn!("empty groups stay for now: {error}");
         }

@@ -471,6 +471,9 @@ impl<'a> World<'a> {
         const BUSY: Duration = Duration::from_secs(120);
         let now = self.queue.now();
         let machine = &self.machines[n];
+        if machine.peer.as_ref().is_none_or(|peer| !peer.has_heard_everyone()) {
+            return;
+        }
         let used = machine.used.iter().filter(|(_, at)| between(**at, now) < BUSY);
         let busy: BTreeSet<GroupId> = used.map(|(group, _)| *group).collect();
         let namespace = &machine.namespace;

@@ -41,8 +41,16 @@ impl Run {
         self.change(at, Change::OpenGroup { group, policy, geometry, seats });
     }
 
-    /// As a volume does: groups that nothing refers to and that nobody will put anything into.
+    /// As a volume does: groups that nothing refers to and that nobody will put anything into. After a power cut it waits
+    /// until it has what others have of its ops.
     fn close_groups(&mut self, at: usize) {
+        let tag = self.world.peers[at].tag;
+        let unheard = |(author, ops): (&Author, &Vec<Op>)| {
+            author.peer() == tag && ops.last().is_some_and(|last| last.seq > self.world.ns(at).vector().get(*author))
+        };
+        if self.made.iter().any(unheard) {
+            return;
+        }
         let peer = &self.world.peers[at];
         let ns = &peer.namespace;
         let ours = |id: &GroupId| id.creator() == peer.tag || !ns.is_member(id.creator());
