@@ -233,15 +233,21 @@ impl Daemon {
         settled.map_err(|error| format!("it is done here, but not every connected peer has heard of it: {error}"))
     }
 
-    /// Takes this machine, which has handed everything over, off the roster and ends it.
-    async fn part(&self) -> Result<(), String> {
-        // What people wrote here is stored and named before nobody hears this machine any more.
-        self.let_go_of_all().await?;
+    /// Whether the others surely have what this machine is to hand over.
+    async fn has_handed_over(&self) -> Result<(), String> {
         let left = self.handing_over(&self.sure(&self.upkeeps().await), &UnderWay::new());
         if left.groups > 0 {
             return Err(format!("{} blocks more are to be handed over", left.blocks));
         }
-        self.may_part()?;
+        self.may_part()
+    }
+
+    /// Takes this machine, which has handed everything over, off the roster and ends it.
+    async fn part(&self) -> Result<(), String> {
+        self.has_handed_over().await?;
+        // What people wrote here is stored and named before nobody hears this machine any more.
+        self.let_go_of_all().await?;
+        self.has_handed_over().await?;
         let lost = self.stranded();
         let peer = self.host.me();
         self.reap_orphans();
