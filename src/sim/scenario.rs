@@ -11,6 +11,9 @@ use toml::de::{DeTable, DeValue};
 pub enum ScenarioError {
     #[error("{}{why}; correct it, or take it out to have the default", line.map_or(String::new(), |line| format!("line {line}: ")))]
     File { line: Option<usize>, why: String },
+    /// The file lacks what has no default.
+    #[error("{why}; add it, as the scenarios in scripts/scenarios have it")]
+    Missing { why: String },
     #[error("{flag}: {why}; correct the flag, or leave it out")]
     Flag { flag: String, why: String },
 }
@@ -37,9 +40,12 @@ pub fn parse<S: DeserializeOwned>(
     check: impl Fn(&S) -> Result<(), Wrong>,
 ) -> Result<S, ScenarioError> {
     let line_of = |at: usize| text.get(..at).map(|before| before.matches('\n').count() + 1);
-    let mut scenario: S = toml::from_str(text).map_err(|error| ScenarioError::File {
-        line: error.span().and_then(|span| line_of(span.start)),
-        why: error.message().lines().collect::<Vec<_>>().join("; "),
+    let mut scenario: S = toml::from_str(text).map_err(|error| {
+        let why = error.message().lines().collect::<Vec<_>>().join("; ");
+        match why.starts_with("missing field") {
+            true => ScenarioError::Missing { why },
+            false => ScenarioError::File { line: error.span().and_then(|span| line_of(span.start)), why },
+        }
     })?;
     let mut table: toml::Table = text.parse().unwrap_or_default();
     for (name, value) in flags {
@@ -145,12 +151,19 @@ pub fn chance<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Erro
 
 /// A number and a unit, up to ten years: "250ms", "60s", "90m", "2h", "30d", "1y".
 pub fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    parse_span(&text).ok_or_else(|| {
-        D::Error::custom(format!(
-            "'{text}' is no time: use a number and ms, s, m, h, d or y, such as \"90m\", up to 10y"
-        ))
-    })
+    struct Span;
+    impl serde::de::Visitor<'_> for Span {
+        type Value = Duration;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a time in quotes, a number and ms, s, m, h, d or y, such as \"90m\", up to 10y")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Duration, E> {
+            parse_span(text).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+        }
+    }
+    deserializer.deserialize_str(Span)
 }
 
 fn parse_span(text: &str) -> Option<Duration> {

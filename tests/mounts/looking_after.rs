@@ -3,7 +3,7 @@
 use crate::harness::{BOUND, Cluster, PATIENCE, Ran, ends_within, run, tree};
 use crate::healing::{FREED, HEALED, all_goldilocks, groups, id, impatient, mounted, same, seated, start};
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Exit code 1 and one line with these words.
@@ -119,6 +119,56 @@ fn a_machine_whose_store_is_damaged_is_not_counted_on_before_it_is_whole_again()
     run(&mut leaving, HEALED).ok();
     let there = cluster.mount(1).join("file");
     assert!(same(&there, &content), "all of it was handed over");
+}
+
+/// Has these machines leave at once, as a person would with a terminal on each.
+fn leaving(cluster: &Cluster, machines: &[usize]) -> Vec<Child> {
+    let leave = |i: &usize| cluster.shoal(*i, &["leave"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    machines.iter().map(leave).collect()
+}
+
+#[test]
+fn two_machines_that_hold_all_there_is_may_leave_at_once() {
+    let mut cluster = impatient(3, "replicate:2");
+    let content = tree::noise(38, 24 << 20);
+    fs::write(cluster.path(0).join("file"), &content).unwrap();
+    let held = holders(&cluster, 3);
+    assert_eq!(held.len(), 2, "{held:?}");
+    let stays = (0..3).find(|i| !held.contains(i)).unwrap();
+    let there = if stays == 0 { cluster.path(0) } else { cluster.mount(stays) };
+    for mut child in leaving(&cluster, &held) {
+        assert!(ends_within(&mut child, HEALED).is_some_and(|status| status.success()), "both hand over, and go");
+    }
+    held.iter().for_each(|i| cluster.ends(*i));
+    assert_eq!(cluster.status(stays)["peers"].as_array().unwrap().len(), 1);
+    assert!(same(&there.join("file"), &content));
+}
+
+#[test]
+fn of_two_machines_that_are_all_there_is_one_stays_though_both_leave() {
+    let mut cluster = impatient(2, "replicate:2");
+    let content = tree::noise(39, 8 << 20);
+    fs::write(cluster.path(0).join("file"), &content).unwrap();
+    cluster.mount(1);
+    let mut children = leaving(&cluster, &[0, 1]);
+    let mut gone = None;
+    cluster.wait_until(HEALED, "one of the two has left", |_| {
+        gone = (0..2).find(|i| children[*i].try_wait().unwrap().is_some_and(|status| status.success()));
+        gone.is_some()
+    });
+    let (gone, stays) = (gone.unwrap(), 1 - gone.unwrap());
+    cluster.ends(gone);
+    // Long enough for the other to go as well, if it would.
+    std::thread::sleep(Duration::from_secs(10));
+    assert!(cluster.is_running(stays), "the last one has no right to go");
+    assert!(same(&cluster.path(stays).join("file"), &content), "and its mount is still there");
+    // It is refused where it already knew of the other, and waits for somebody to come where it did not.
+    if children[stays].try_wait().unwrap().is_none() {
+        cluster.run(stays, &["leave", "--cancel"]).ok();
+    }
+    let ended = ends_within(&mut children[stays], BOUND).expect("what waited for it to leave ends");
+    assert_eq!(ended.code(), Some(1));
+    assert_eq!(cluster.status(stays)["survives_now"], 0);
 }
 
 #[test]

@@ -176,6 +176,7 @@ fn in_words(report: &HealingReport) -> String {
     };
     match report.groups {
         0 => "looking whether all is well".to_owned(),
+        1 => format!("1 group wants work, {} to go{pace}", size(report.bytes)),
         groups => format!("{groups} groups want work, {} to go{pace}", size(report.bytes)),
     }
 }

@@ -382,7 +382,11 @@ mod tests {
         assert!(few.contains("line 2: 2 peers cannot hold 3 shards") && few.contains("use 3 peers"), "{few}");
         let by_size = refused(&format!("{}\nsizes = [9, 2]\n[churn]", "title = \"t\"\ntime = \"60s\""));
         assert!(by_size.contains("line 3: 2 peers"), "{by_size}");
-        assert!(refused("title = \"t\"\n[churn]\n").contains("time"));
+        let bare = refused("title = \"t\"\ntime = 60\n[churn]\n");
+        assert!(bare.contains("line 2") && bare.contains("in quotes") && bare.contains("\"90m\""), "{bare}");
+        let missing = refused("title = \"t\"\n[churn]\n");
+        assert!(missing.contains("missing field `time`; add it"), "{missing}");
+        assert!(refused("").contains("missing field `title`; add it"));
     }
 
     #[test]
