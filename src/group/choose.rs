@@ -162,6 +162,7 @@ mod tests {
             host: host.to_owned(),
             free: 1 << 30,
             stored: 0,
+            disk: 0,
             leaving: false,
         }
     }

@@ -265,6 +265,11 @@ impl Namespace {
         self.tree.summary()
     }
 
+    /// Bytes of content that the namespace holds itself.
+    pub fn inline_bytes(&self) -> u64 {
+        self.tree.inline()
+    }
+
     /// Which ops are in this namespace.
     pub fn vector(&self) -> &VersionVector {
         &self.vector

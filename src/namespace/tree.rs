@@ -1,6 +1,6 @@
 //! The tree: every record under its key, and the few sums kept beside them.
 
-use super::op::{Extent, Kind, Place};
+use super::op::{Extent, Kind, Place, Source};
 use super::read::DEPTH;
 use super::record::{Block, Conflict, Entry, Group, Inode, Key, Record};
 use crate::id::{BlockName, GroupId, Ino, PeerTag};
@@ -25,6 +25,9 @@ pub struct FilesSummary {
 pub(super) struct Tree {
     records: BTreeMap<Key, Record>,
     summary: FilesSummary,
+    /// Bytes of content that lie in the records themselves: of all of them, those of files that are gone included, until
+    /// that is stable.
+    inline: u64,
     /// Blocks no extent names.
     idle: BTreeSet<BlockName>,
     /// The blocks of each group.
@@ -67,6 +70,7 @@ impl Tree {
             Some(Record::Block(block)) => Some(block.group),
             _ => None,
         };
+        self.inline += inline(record.as_ref());
         let before = match record {
             Some(record) => self.records.insert(key, record),
             None => self.records.remove(&key),
@@ -81,6 +85,7 @@ impl Tree {
             };
             rekey(&mut self.blocks, name, was, after);
         }
+        self.inline -= inline(before.as_ref());
         if let Some(Record::Inode(inode)) = &before {
             self.count(inode, false);
         }
@@ -285,6 +290,10 @@ impl Tree {
         self.summary
     }
 
+    pub fn inline(&self) -> u64 {
+        self.inline
+    }
+
     pub fn idle(&self) -> &BTreeSet<BlockName> {
         &self.idle
     }
@@ -315,6 +324,14 @@ fn rekey<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, value: V, from: O
     }
     if let Some(to) = to {
         index.entry(to).or_default().insert(value);
+    }
+}
+
+/// Bytes of content in a record.
+fn inline(record: Option<&Record>) -> u64 {
+    match record {
+        Some(Record::Extent(Extent { source: Source::Inline(bytes), .. })) => bytes.len() as u64,
+        _ => 0,
     }
 }
 

@@ -21,6 +21,7 @@ impl Peer {
                 host: record.host.clone(),
                 free: usage.map_or(u64::MAX, |usage| usage.free),
                 stored: usage.map_or(0, |usage| usage.stored),
+                disk: usage.map_or(0, |usage| usage.disk),
                 leaving: namespace.standing(peer).leaving,
             }
         };

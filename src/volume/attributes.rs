@@ -85,10 +85,9 @@ impl Volume {
             let names = control.namespace();
             (names.policy(Ino::ROOT), names.files())
         };
-        let free: Vec<u64> = alive.iter().map(|peer| peer.free).collect();
         Figures {
             used: files.bytes,
-            free: storable(policy.geometry(alive.len()), &free),
+            free: storable(policy.geometry(alive.len()), &room(&alive)),
             inodes: files.files + files.directories,
         }
     }
@@ -105,6 +104,12 @@ fn new_mode(inode: &Inode, change: &AttributeChange, caller: u32) -> Option<u32>
     let cleared = without_suid(inode.mode);
     let clears = (chown || truncated) && !matches!(inode.kind, Kind::Directory) && cleared != inode.mode;
     clears.then_some(cleared)
+}
+
+/// Bytes that each of these peers has for itself: what a file system has free is shared by those that lie on it.
+fn room(peers: &[&Candidate]) -> Vec<u64> {
+    let on = |disk: u64| peers.iter().filter(|other| other.disk == disk).count() as u64;
+    peers.iter().map(|peer| if peer.disk == 0 { peer.free } else { peer.free / on(peer.disk) }).collect()
 }
 
 /// Bytes of content that fit in peers with this much room. Each block puts its shards on distinct peers, or as
@@ -158,6 +163,27 @@ mod tests {
         assert_eq!(storable(Geometry { data: 4, parity: 2 }, &[3 * GIB; 3]), 6 * GIB);
         assert_eq!(storable(Geometry { data: 1, parity: 2 }, &[3 * GIB]), GIB);
         assert_eq!(storable(Geometry { data: 4, parity: 2 }, &[]), 0);
+    }
+
+    #[test]
+    fn a_disk_that_several_lie_on_is_counted_once() {
+        let on = |disk: u64, free: u64| Candidate { disk, free, ..candidate() };
+        let (a, b, c, unknown) = (on(7, 6 * GIB), on(7, 6 * GIB), on(8, GIB), on(0, 2 * GIB));
+        assert_eq!(room(&[&a, &b, &c, &unknown, &unknown]), [3 * GIB, 3 * GIB, GIB, 2 * GIB, 2 * GIB]);
+    }
+
+    fn candidate() -> Candidate {
+        Candidate {
+            peer: crate::id::PeerTag(1),
+            alive: true,
+            zone: String::new(),
+            address: None,
+            host: String::new(),
+            free: 0,
+            stored: 0,
+            disk: 0,
+            leaving: false,
+        }
     }
 
     #[test]

@@ -88,6 +88,8 @@ pub struct StoreUsage {
     pub free: u64,
     /// Bytes of the file system it lies on.
     pub capacity: u64,
+    /// Which file system that is: the stores of one machine that lie on one tell the same number. 0: not known.
+    pub disk: u64,
 }
 
 /// Shards to and from other peers. Every call has a deadline of its own and ends with an error at once when
@@ -119,6 +121,8 @@ pub struct Candidate {
     pub free: u64,
     /// Bytes it keeps for the share, as it last reported.
     pub stored: u64,
+    /// The file system it stores on (see [`StoreUsage::disk`]), as it last reported; 0 if it has not.
+    pub disk: u64,
     /// Its owner wants it drained: it is not seated any more.
     pub leaving: bool,
 }

@@ -352,6 +352,7 @@ impl Control for End {
             host: peer.to_string(),
             free: self.share.peer(peer).free.lock().unwrap_or(1 << 40),
             stored: 0,
+            disk: 0,
             leaving: false,
         };
         self.share.peers().into_iter().map(candidate).collect()
@@ -438,7 +439,7 @@ impl ShardStore for End {
 
     fn usage(&self) -> StoreUsage {
         let stored = self.share.peer(self.me).shards.lock().values().map(|shard| shard.bytes.len() as u64).sum();
-        StoreUsage { stored, free: 1 << 40, capacity: 1 << 41 }
+        StoreUsage { stored, free: 1 << 40, capacity: 1 << 41, disk: 0 }
     }
 }
 

@@ -120,7 +120,10 @@ mod tests {
             ),
             (ControlMessage::SyncUpTo { epoch: 2, seq: 300 }, "010302ac02"),
             (ControlMessage::SnapshotNeeded { needed: vector() }, "01040207ac02ef9baf0501"),
-            (ControlMessage::Load { usage: StoreUsage { stored: 1, free: 2, capacity: 300 } }, "01050102ac02"),
+            (
+                ControlMessage::Load { usage: StoreUsage { stored: 1, free: 2, capacity: 300, disk: 4 } },
+                "01050102ac0204",
+            ),
             (ControlMessage::Leaving, "0106"),
             (ControlMessage::Working { groups: vec![GroupId(5)] }, "01070105"),
             (ControlMessage::Search(SearchMessage::Query(query(Spread::All))), &asked[0]),

@@ -108,6 +108,8 @@ pub struct ShardHeader {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct PeerStats {
     pub usage: StoreUsage,
+    /// Bytes of content that its namespace holds itself: small files.
+    pub inline_bytes: u64,
     /// Bytes of UDP payload since its start.
     pub sent_bytes: u64,
     pub received_bytes: u64,
@@ -341,11 +343,12 @@ mod tests {
             assert_eq!(decode::<Request>(&encode(&message).unwrap()).unwrap(), message);
         }
         let stats = PeerStats {
-            usage: StoreUsage { stored: 1, free: 2, capacity: 3 },
-            sent_bytes: 4,
-            received_bytes: 5,
-            cpu_us: 6,
-            resident_bytes: 7,
+            usage: StoreUsage { stored: 1, free: 2, capacity: 3, disk: 4 },
+            inline_bytes: 5,
+            sent_bytes: 6,
+            received_bytes: 7,
+            cpu_us: 8,
+            resident_bytes: 9,
         };
         let upkeep = PeerUpkeep {
             shards_rebuilt: 1,
@@ -366,7 +369,7 @@ mod tests {
             (Response::Stored, "0100".to_owned()),
             (Response::Shard(header()), format!("0101{shard}")),
             (Response::Synced, "0102".into()),
-            (Response::Stats(stats), "010301020304050607".into()),
+            (Response::Stats(stats), "0103010203040506070809".into()),
             (Response::Snapshot { chunks: 300 }, "0104ac02".into()),
             (Response::Done, "0105".into()),
             (Response::Lacking { count: 300 }, "0107ac02".into()),

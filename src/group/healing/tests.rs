@@ -65,6 +65,7 @@ impl World {
             host: n.to_string(),
             free: 100 << 30,
             stored: 0,
+            disk: 0,
             leaving: false,
         });
         tag

@@ -16,7 +16,8 @@ pub struct StatusReport {
     /// The same, once every cold group is whole again.
     pub survives_healed: u32,
     pub files_bytes: u64,
-    /// What the stores of all reachable peers take on disk for content, counted by them.
+    /// What all reachable peers take on disk for content, counted by them: their stores, and once for each of them the small
+    /// files that lie in its log.
     pub stored_bytes: u64,
     /// `stored_bytes / files_bytes`, 0 for an empty share; always finite.
     pub overhead: f64,

@@ -169,7 +169,7 @@ impl Daemon {
         let alive = self.host.candidates().iter().filter(|peer| peer.alive).count();
         let sum = |of: fn(&PeerStats) -> u64| all.iter().map(of).sum();
         StatsReport {
-            stored_bytes: sum(|stats| stats.usage.stored),
+            stored_bytes: sum(|stats| stats.usage.stored + stats.inline_bytes),
             sent_bytes: sum(|stats| stats.sent_bytes),
             received_bytes: sum(|stats| stats.received_bytes),
             cpu_us: sum(|stats| stats.cpu_us),

@@ -579,6 +579,7 @@ impl Control for Host {
                 host: record.host.clone(),
                 free: seen.usage.map_or(u64::MAX, |usage| usage.free),
                 stored: seen.usage.map_or(0, |usage| usage.stored),
+                disk: seen.usage.map_or(0, |usage| usage.disk),
                 leaving: namespace.standing(peer).leaving,
             }
         };

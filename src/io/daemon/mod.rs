@@ -450,6 +450,7 @@ fn own_stats(host: &Host) -> PeerStats {
     let traffic = host.network().map(|network| network.traffic()).unwrap_or_default();
     PeerStats {
         usage: host.store().usage(),
+        inline_bytes: host.namespace().inline_bytes(),
         sent_bytes: traffic.sent,
         received_bytes: traffic.received,
         cpu_us: machine::cpu_us(),

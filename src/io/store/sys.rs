@@ -1,11 +1,12 @@
 //! The few system calls that the standard library lacks, and the two ways of writing files that last.
 
+use sha2::{Digest, Sha256};
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Bytes of a file system: what an ordinary user may still take, and its size.
@@ -27,6 +28,15 @@ pub(super) fn space(path: &Path) -> io::Result<Space> {
     };
     let unit = stat.f_frsize;
     Ok(Space { available: unit.saturating_mul(stat.f_bavail), capacity: unit.saturating_mul(stat.f_blocks) })
+}
+
+/// A number that stands for the file system `path` lies on: the same for all processes of one machine (its boot and the
+/// number of the device), and nowhere else. 0 where it cannot be told.
+pub(super) fn file_system(path: &Path) -> u64 {
+    let Ok(boot) = std::fs::read("/proc/sys/kernel/random/boot_id") else { return 0 };
+    let Ok(at) = std::fs::metadata(path) else { return 0 };
+    let digest = Sha256::new().chain_update(&boot).chain_update(at.dev().to_le_bytes()).finalize();
+    u64::from_le_bytes(digest[..8].try_into().unwrap_or_default()).max(1)
 }
 
 /// Gives the disk blocks wholly inside the range back; the range then reads as zeros. File systems that cannot

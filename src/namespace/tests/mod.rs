@@ -285,6 +285,7 @@ pub fn recount(namespace: &Namespace) {
     let mut uses: BTreeMap<BlockName, u32> = BTreeMap::new();
     let mut blocks: BTreeMap<GroupId, u32> = BTreeMap::new();
     let mut files = FilesSummary::default();
+    let mut inline = 0;
     for (key, record) in namespace.tree.iter() {
         match (key, record) {
             (Key::Entry(parent, name), Record::Entry(entry)) => {
@@ -303,6 +304,9 @@ pub fn recount(namespace: &Namespace) {
                 assert!(*at + u64::from(extent.len) <= inode.size, "an extent ends within its file");
                 let overlapping = namespace.extents(*ino, *at, *at + u64::from(extent.len)).count();
                 assert_eq!(overlapping, 1, "extents do not overlap");
+                if let Source::Inline(bytes) = &extent.source {
+                    inline += bytes.len() as u64;
+                }
                 if let (Source::Block { name, .. }, false) = (&extent.source, inode.reaped) {
                     *uses.entry(*name).or_default() += 1;
                 }
@@ -351,6 +355,7 @@ pub fn recount(namespace: &Namespace) {
         assert!(namespace.groups_of(tag).all(|(_, group)| seated(group)), "{tag} sits where it is said to");
     }
     assert_eq!(namespace.files(), files);
+    assert_eq!(namespace.inline_bytes(), inline);
 }
 
 /// With every op here, each block that a file is made of has a record that says where it is.

@@ -317,6 +317,7 @@ impl World<'_> {
                 host: String::new(),
                 free: DISK_BYTES - stored,
                 stored,
+                disk: 0,
                 leaving: false,
             })
         };

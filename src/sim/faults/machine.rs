@@ -155,7 +155,7 @@ impl Machine {
 
     pub fn usage(&self) -> StoreUsage {
         let stored = self.store.len() as u64 * 1000;
-        StoreUsage { stored, free: if self.full { 0 } else { CAPACITY - stored }, capacity: CAPACITY }
+        StoreUsage { stored, free: if self.full { 0 } else { CAPACITY - stored }, capacity: CAPACITY, disk: 0 }
     }
 
     /// A shard that can be read whole; one that cannot is found out by that, and is not there any more.

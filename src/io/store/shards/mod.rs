@@ -70,6 +70,8 @@ pub struct Shards {
 struct Store {
     root: PathBuf,
     aside: PathBuf,
+    /// The file system it lies on: see [`StoreUsage::disk`].
+    disk: u64,
     options: ShardsOptions,
     state: Mutex<State>,
 }
@@ -107,7 +109,8 @@ impl Shards {
         scan::scan_volumes(&mut volumes, &aside, &mut found)?;
         let (unsynced, stopped) = (sync::Unsynced::default(), None);
         let state = State { index: found.index, volumes, unsynced, recent: Recent::new(), stopped };
-        let store = Store { root: root.to_owned(), aside, options, state: Mutex::new(state) };
+        let disk = sys::file_system(root);
+        let store = Store { root: root.to_owned(), aside, disk, options, state: Mutex::new(state) };
         for (id, entry) in found.displaced {
             let buried = store.state.lock().volumes.bury(entry.spot, id, entry.form);
             buried.map_err(StoreError::io("clean up", root))?;
@@ -248,8 +251,13 @@ impl ShardStore for Shards {
     fn usage(&self) -> StoreUsage {
         let stored = self.store.state.lock().volumes.disk();
         match sys::space(&self.store.root) {
-            Ok(space) => StoreUsage { stored, free: self.store.above_reserve(&space), capacity: space.capacity },
-            Err(_) => StoreUsage { stored, free: 0, capacity: 0 },
+            Ok(space) => StoreUsage {
+                stored,
+                free: self.store.above_reserve(&space),
+                capacity: space.capacity,
+                disk: self.store.disk,
+            },
+            Err(_) => StoreUsage { stored, free: 0, capacity: 0, disk: self.store.disk },
         }
     }
 }
