@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What others wrote to try file systems, and programs that people run, on the mounts of a share of six peers under
 # rs:4+2. Needs root.
-#   --full    more of each: see scripts/posix/
+#   --full    more of them: see scripts/posix/
+# SUITES: the names of those to run, separated by commas, instead of all.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 
@@ -25,6 +26,7 @@ results=()
 # result.
 suite() {
     local name=$1 from=$SECONDS rc=0
+    [ -z "${SUITES:-}" ] || [[ ,$SUITES, == *",$name,"* ]] || return 0
     say "$name"
     (set -e; trap - EXIT; "${@:2}") >"$work/out" 2>&1 & wait $! || rc=$?
     local last

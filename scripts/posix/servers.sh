@@ -9,7 +9,8 @@ needs_postgres() {
 as_tests() { setpriv --reuid tests --regid tests --clear-groups env PATH="$pg:$PATH" HOME="$work" "$@"; }
 
 postgres() {
-    local dir=$mount/postgres data=$mount/postgres/data log=$work/postgres.log said
+    local dir=$mount/postgres log=$work/postgres.log said
+    data=$dir/data
     mkdir "$dir"
     chown tests:tests "$dir"
     touch "$log" && chown tests:tests "$log"
@@ -19,7 +20,8 @@ postgres() {
     chown tests:tests "$second"
     start_server() {
         as_tests pg_ctl --pgdata "$data" --log "$log" --wait --timeout 120 \
-            -o "-c listen_addresses='' -c unix_socket_directories='$second'" start >/dev/null
+            -o "-c listen_addresses='' -c unix_socket_directories='$second'" start >/dev/null \
+            || { tail -n 20 "$log"; echo "it does not start"; return 1; }
     }
     start_server
     trap 'as_tests pg_ctl --pgdata "$data" --mode immediate stop >/dev/null 2>&1 || true' EXIT
@@ -34,7 +36,8 @@ postgres() {
     # shellcheck disable=SC2046
     kill -KILL "$postmaster" $(pgrep -P "$postmaster")
     wait "$bench" || true
-    rm -f "$data/postmaster.pid"
+    # The killed one may still be a zombie, which PostgreSQL takes for a running server.
+    rm -f "$data/postmaster.pid" "$second"/.s.PGSQL.*
     start_server
     said=$(as_tests psql "${server[@]}" --no-align --tuples-only bank -c "
         select (select sum(abalance) from pgbench_accounts) = (select sum(delta) from pgbench_history)
