@@ -6,6 +6,7 @@ use super::{HandleId, Volume};
 use crate::id::{BlockName, GroupId, Ino};
 use crate::namespace::{Namespace, NewBlock, Source};
 use bytes::{Bytes, BytesMut};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -243,6 +244,11 @@ impl Volume {
                 self.start_fetch(block);
             }
         }
+    }
+
+    /// For how long nobody here has read or written content, but what a cache had.
+    pub fn unused_for(&self) -> Duration {
+        self.inner.pace.unused_for()
     }
 
     /// Forgets every cached block.

@@ -50,8 +50,9 @@ use std::time::Duration;
 
 /// How often the store's figures are told to the core, and a checkpoint is considered.
 const UPKEEP: Duration = Duration::from_secs(2);
-/// Processor time in one [`UPKEEP`] below which a peer counts as idle: 1 % of a core.
-const IDLE_CPU_US: u64 = 20_000;
+/// Processor time in one [`UPKEEP`] below which a peer counts as idle where nobody uses the share: 5 % of a core. Keeping
+/// in touch with the others takes a part of that, and ten times as much in a build that is not optimised.
+const IDLE_CPU_US: u64 = 100_000;
 /// A peer that was idle for so long gives back the memory of its caches, down to about [`IDLE_BYTES`]: the
 /// kernel's own cache still has what is likely to be read again.
 const IDLE_AFTER: Duration = Duration::from_secs(20);
@@ -457,7 +458,8 @@ async fn upkeep(daemon: Weak<Daemon>) {
         let Some(daemon) = daemon.upgrade() else { return };
         let used = machine::cpu_us().saturating_sub(std::mem::replace(&mut cpu_us, machine::cpu_us()));
         idle_for = if used < IDLE_CPU_US { idle_for + UPKEEP } else { Duration::ZERO };
-        if idle_for >= IDLE_AFTER && machine::resident_bytes() > IDLE_BYTES {
+        let unused = daemon.volume.unused_for() >= IDLE_AFTER;
+        if unused && idle_for >= IDLE_AFTER && machine::resident_bytes() > IDLE_BYTES {
             daemon.volume.drop_caches();
             machine::trim_memory();
         }
