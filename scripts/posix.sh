@@ -11,7 +11,7 @@ case ${1:-} in '') ;; --full) full=1 ;; *) fail "what is $1? (--full, or nothing
 [ "$(id -u)" = 0 ] || fail "pjdfstest changes users: run this as root"
 needs_toolchain
 needs_fuse
-needs useradd=passwd timeout=coreutils git=git rsync=rsync tar=tar sqlite3=sqlite3 setfattr=attr setpriv=util-linux
+needs useradd=passwd timeout=coreutils git=git rsync=rsync tar=tar sqlite3=sqlite3 python3=python3 setpriv=util-linux pgrep=procps
 source scripts/posix/share.sh
 source scripts/posix/suites.sh
 source scripts/posix/programs.sh
@@ -28,7 +28,10 @@ suite() {
     local name=$1 from=$SECONDS rc=0
     [ -z "${SUITES:-}" ] || [[ ,$SUITES, == *",$name,"* ]] || return 0
     say "$name"
-    (set -e; trap - EXIT; "${@:2}") >"$work/out" 2>&1 & wait $! || rc=$?
+    (set -e; trap - EXIT; "${@:2}") >"$work/out" 2>&1 &
+    running=$!
+    wait "$running" || rc=$?
+    running=
     local last
     last=$(tail -n 1 "$work/out")
     if [ "$rc" = 0 ]; then
@@ -44,13 +47,13 @@ failed=0
 
 start_share
 suite pjdfstest pjdfstest
-suite fsx fsx_seeds rs:4+2 10000 1 2
+suite fsx fsx_seeds rs:4+2 10000 1 2 3
 suite git git_repository
 suite tar tar_tree
 suite rsync rsync_tree
 suite SQLite sqlite_processes
 if [ -n "$full" ]; then
-    suite "fsx replicate:3" fsx_seeds replicate:3 10000 3 4
+    suite "fsx replicate:3" fsx_seeds replicate:3 10000 4 5
     suite fio fio_verified
     suite make make_project
     suite editors editors

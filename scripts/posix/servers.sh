@@ -5,7 +5,7 @@ needs_postgres() {
     pg=$(dirname "$(readlink -f "$(ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null | tail -n 1 || command -v initdb)")")
 }
 
-# pg COMMAND...: as a user that PostgreSQL accepts.
+# as_tests COMMAND...: as a user that PostgreSQL accepts.
 as_tests() { setpriv --reuid tests --regid tests --clear-groups env PATH="$pg:$PATH" HOME="$work" "$@"; }
 
 postgres() {

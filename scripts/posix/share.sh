@@ -20,7 +20,10 @@ second=$(mktemp -d /dev/shm/shoal-posix-XXXXXX)
 mount=$work/mnt
 other=$work/other
 pids=()
+# The suite under way: in the background, so an interrupt does not reach it by itself.
+running=
 cleanup() {
+    if [ -n "$running" ]; then pkill -TERM -P "$running" || true; kill "$running" 2>/dev/null || true; fi
     umount -l "$mount" "$other" 2>/dev/null || true
     for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
     wait 2>/dev/null || true

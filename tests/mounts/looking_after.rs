@@ -151,12 +151,12 @@ fn of_two_machines_that_are_all_there_is_one_stays_though_both_leave() {
     fs::write(cluster.path(0).join("file"), &content).unwrap();
     cluster.mount(1);
     let mut children = leaving(&cluster, &[0, 1]);
+    let waits = |cluster: &Cluster, i: usize| cluster.log(i).matches("as other machines leave too").count();
     let mut gone = None;
-    let from = Instant::now();
-    while gone.is_none() && from.elapsed() < Duration::from_secs(20) {
-        std::thread::sleep(Duration::from_millis(200));
+    cluster.wait_until(HEALED, "one of the two has left, or both wait", |c| {
         gone = (0..2).find(|i| children[*i].try_wait().unwrap().is_some_and(|status| status.success()));
-    }
+        gone.is_some() || (0..2).all(|i| waits(c, i) > 0)
+    });
     if gone.is_none() {
         // Both asked before either knew of the other: each waits for the other to stay, and nothing is lost.
         assert!((0..2).all(|i| cluster.is_running(i)));
@@ -166,8 +166,11 @@ fn of_two_machines_that_are_all_there_is_one_stays_though_both_leave() {
     }
     let (gone, stays) = (gone.unwrap(), 1 - gone.unwrap());
     cluster.ends(gone);
-    // Long enough for the other to go as well, if it would.
-    std::thread::sleep(Duration::from_secs(10));
+    let before = cluster.log(stays).matches("cannot leave yet").count();
+    cluster.wait_until(HEALED, "the other was refused, stays, or would have gone, and may not", |c| {
+        let ended = children[stays].try_wait().unwrap().is_some();
+        ended || c.log(stays).matches("cannot leave yet").count() > before
+    });
     assert!(cluster.is_running(stays), "the last one has no right to go");
     assert!(same(&cluster.path(stays).join("file"), &content), "and its mount is still there");
     // It is refused where it already knew of the other, and waits for somebody to come where it did not.
