@@ -52,9 +52,13 @@ impl Pace {
         self.used.store(self.start.elapsed().as_millis() as u64 + 1, Ordering::Relaxed);
     }
 
+    /// For how long nobody has.
+    pub fn unused_for(&self) -> Duration {
+        self.start.elapsed().saturating_sub(Duration::from_millis(self.used.load(Ordering::Relaxed)))
+    }
+
     fn rate(&self) -> f64 {
-        let used = self.used.load(Ordering::Relaxed);
-        let busy = used > 0 && self.start.elapsed() < Duration::from_millis(used) + BUSY;
+        let busy = self.used.load(Ordering::Relaxed) > 0 && self.unused_for() < BUSY;
         let rate = self.bounds.bytes_per_second as f64;
         if busy { rate * self.bounds.busy_percent as f64 / 100.0 } else { rate }
     }

@@ -6,6 +6,7 @@ use super::{HandleId, Volume};
 use crate::id::{BlockName, GroupId, Ino};
 use crate::namespace::{Namespace, NewBlock, Source};
 use bytes::{Bytes, BytesMut};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -61,6 +62,7 @@ impl Volume {
         if !handle.flags.read {
             return Err(Errno(libc::EBADF));
         }
+        self.inner.pace.people();
         let ino = handle.file.ino;
         let end = offset.saturating_add(u64::from(len).min(READ));
         self.read_ahead(ino, &mut handle.pattern.lock(), offset, end);
@@ -243,6 +245,11 @@ impl Volume {
                 self.start_fetch(block);
             }
         }
+    }
+
+    /// For how long nobody here has read or written content, but what the kernel's cache had.
+    pub fn unused_for(&self) -> Duration {
+        self.inner.pace.unused_for()
     }
 
     /// Forgets every cached block.

@@ -45,14 +45,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the store's figures are told to the core, and a checkpoint is considered.
 const UPKEEP: Duration = Duration::from_secs(2);
-/// Processor time in one [`UPKEEP`] below which a peer counts as idle: 1 % of a core.
-const IDLE_CPU_US: u64 = 20_000;
-/// A peer that was idle for so long gives back the memory of its caches, down to about [`IDLE_BYTES`]: the
-/// kernel's own cache still has what is likely to be read again.
+/// A peer that nobody has used for so long gives back the memory of its caches, down to about [`IDLE_BYTES`], and again
+/// as often as what it does for others takes more: the kernel's own cache still has what is likely to be read again.
 const IDLE_AFTER: Duration = Duration::from_secs(20);
 const IDLE_BYTES: u64 = 48 << 20;
 /// The longest a stop waits for people's data to be safe before it says that it is not.
@@ -461,13 +459,13 @@ fn own_stats(host: &Host) -> PeerStats {
 async fn upkeep(daemon: Weak<Daemon>) {
     let mut interval = tokio::time::interval(UPKEEP);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut cpu_us, mut idle_for) = (0, Duration::ZERO);
+    let mut given_back = Instant::now();
     loop {
         interval.tick().await;
         let Some(daemon) = daemon.upgrade() else { return };
-        let used = machine::cpu_us().saturating_sub(std::mem::replace(&mut cpu_us, machine::cpu_us()));
-        idle_for = if used < IDLE_CPU_US { idle_for + UPKEEP } else { Duration::ZERO };
-        if idle_for >= IDLE_AFTER && machine::resident_bytes() > IDLE_BYTES {
+        let unused = daemon.volume.unused_for().min(given_back.elapsed()) >= IDLE_AFTER;
+        if unused && machine::resident_bytes() > IDLE_BYTES {
+            given_back = Instant::now();
             daemon.volume.drop_caches();
             machine::trim_memory();
         }
