@@ -36,7 +36,7 @@ const ACQUAINTANCE: Duration = Duration::from_secs(3);
 /// The longest wait before a group whose work failed is tried again.
 const LONGEST_REST: Duration = Duration::from_secs(300);
 
-/// The first such wait; it doubles with every failure.
+/// The first such wait; it doubles with every failure until somebody comes who was not there.
 const FIRST_REST: Duration = Duration::from_secs(5);
 
 /// When what is done.
@@ -283,6 +283,15 @@ impl Healing {
         if changes.is_empty() { Vec::new() } else { vec![HealingEffect::Change(changes)] }
     }
 
+    /// Somebody has come: what failed may succeed now, and something else may be wanted than what did. It is tried again
+    /// after a first rest at the most, so one that comes and goes all the time has nothing tried more often than that.
+    fn try_anew(&mut self) {
+        for case in self.cases.values_mut() {
+            case.failures = 0;
+            case.rest = case.rest.min(FIRST_REST);
+        }
+    }
+
     /// Counts absences, and says whose have lasted too long.
     fn absences(
         &mut self,
@@ -293,6 +302,9 @@ impl Healing {
     ) -> BTreeSet<PeerTag> {
         let alive: BTreeSet<PeerTag> = candidates.iter().filter(|one| one.alive).map(|one| one.peer).collect();
         self.calm = if alive == self.alive { self.calm.saturating_add(elapsed) } else { Duration::ZERO };
+        if !alive.is_subset(&self.alive) {
+            self.try_anew();
+        }
         self.met.extend(&alive);
         self.alive = alive;
         let missing: BTreeSet<PeerTag> = candidates.iter().filter(|one| !one.alive).map(|one| one.peer).collect();

@@ -510,10 +510,35 @@ fn work_that_failed_is_tried_again_later_and_later() {
     let mut w = World::new(7, HealingSettings { repair_after: Duration::ZERO, ..quick() });
     let group = w.rs(&[0, 1, 2, 3, 4, 5]);
     w.alive(5, false);
-    let leader = (0..5).min_by_key(|n| rendezvous(group, w.tag(*n))).map(|n| w.tag(n)).expect("five");
-    let healing = w.healings.get_mut(&leader).expect("it is there");
+    let leader = leader_of_five(&w, group);
+    assert_eq!(begun_in_vain(&mut w, leader, 100), [0, 5, 15, 35, 75]);
+}
+
+#[test]
+fn work_that_failed_is_tried_again_soon_once_somebody_comes() {
+    let mut w = World::new(8, HealingSettings { repair_after: Duration::ZERO, ..quick() });
+    let group = w.rs(&[0, 1, 2, 3, 4, 5]);
+    w.alive(5, false);
+    w.alive(7, false);
+    let leader = leader_of_five(&w, group);
+    assert_eq!(begun_in_vain(&mut w, leader, 80), [0, 5, 15, 35, 75]);
+    w.alive(7, true);
+    assert_eq!(begun_in_vain(&mut w, leader, 30), [4, 9, 19]);
+    // One that goes changes nothing.
+    w.alive(7, false);
+    assert_eq!(begun_in_vain(&mut w, leader, 30), [9]);
+}
+
+/// The one that acts first for a group of the first six of whom the last is dead.
+fn leader_of_five(w: &World, group: GroupId) -> PeerTag {
+    (0..5).min_by_key(|n| rendezvous(group, w.tag(*n))).map(|n| w.tag(n)).expect("five")
+}
+
+/// In which of so many seconds a peer begins work, all of which fails.
+fn begun_in_vain(w: &mut World, peer: PeerTag, seconds: u32) -> Vec<u32> {
+    let healing = w.healings.get_mut(&peer).expect("it is there");
     let mut begun = Vec::new();
-    for second in 0..100 {
+    for second in 0..seconds {
         for effect in healing.look(&w.namespace, &w.candidates, SECOND, WallTime(0)) {
             if let HealingEffect::Begin(work) = effect {
                 begun.push(second);
@@ -521,7 +546,7 @@ fn work_that_failed_is_tried_again_later_and_later() {
             }
         }
     }
-    assert_eq!(begun, [0, 5, 15, 35, 75]);
+    begun
 }
 
 #[test]
