@@ -19,6 +19,20 @@ impl WallTime {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Instant(pub u64);
 
+impl Instant {
+    /// Later by so much.
+    pub fn after(self, time: std::time::Duration) -> Instant {
+        Instant(self.0.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// Now, by both clocks: the one that people set, and the one that only goes on (while the machine sleeps, too).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Moment {
+    pub wall: WallTime,
+    pub steady: Instant,
+}
+
 /// A hybrid logical clock's reading: milliseconds since 1970 in the upper 48 bits, a counter in the lower 16
 /// (Kulkarni et al., "Logical Physical Clocks", 2014).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]

@@ -93,6 +93,9 @@ impl Work<'_> {
             Change::Admit { peer } => self.admit(peer),
             Change::Evict { peer } => {
                 self.put(Key::Peer(*peer), None);
+                if let Some(heir) = self.heir_of_evicted(*peer) {
+                    self.depose(*peer, heir);
+                }
                 self.set_standing(*peer, Standing::default());
                 if self.tree.get(&Key::Away(*peer)).is_some() {
                     self.put(Key::Away(*peer), None);
@@ -107,6 +110,12 @@ impl Work<'_> {
             Change::Merge { from, ino, into, .. } => self.merge(&self.at(from), *ino, *into),
             Change::SetPartition { ino, mode } => self.set_partition(self.tree.survivor(*ino), *mode),
             Change::Settle { place, ino } => self.settle(&self.at(place), *ino),
+            Change::Grant { ino, to } => self.grant(*ino, *to),
+            Change::Depose { peer, heir } => {
+                if [*peer, *heir].contains(&self.stamp.author.peer()) && self.tree.is_peer(*heir) {
+                    self.depose(*peer, *heir);
+                }
+            }
         }
     }
 
@@ -299,5 +308,8 @@ impl Work<'_> {
             return;
         }
         self.put(Key::Peer(tag), Some(Record::Peer(Box::new(peer.clone()))));
+        if !founded {
+            self.hold_the_root(tag);
+        }
     }
 }

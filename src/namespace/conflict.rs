@@ -113,6 +113,7 @@ impl Work<'_> {
             ..original
         };
         self.put(Key::Inode(fork), Some(Record::Inode(Box::new(inode))));
+        self.hold_copy(fork);
         if named {
             self.put_entry(&place, fork);
             self.touch_directory(place.parent, 0);

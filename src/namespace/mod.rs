@@ -8,6 +8,8 @@
 mod apply;
 mod conflict;
 mod extents;
+mod lease;
+mod lock;
 mod log;
 mod merge;
 mod names;
@@ -23,6 +25,10 @@ mod tests;
 mod tree;
 mod validate;
 
+pub use lease::{EndedTenure, MOVES, Tenure};
+pub use lock::{
+    Asked, Lock, LockError, LockKind, LockOwner, LockRequest, LockTable, MAX_RANGES, MAX_WAITERS, WaiterId,
+};
 pub use log::Missing;
 pub use op::*;
 pub use rebase::Rebased;

@@ -287,6 +287,17 @@ pub enum Change {
         ino: Ino,
         mode: Option<Partition>,
     },
+    /// Gives a lease, which this op's peer holds, to another peer.
+    Grant {
+        ino: Ino,
+        to: PeerTag,
+    },
+    /// All that a peer holds passes to its heir. Either of the two says so: the peer when it goes, the heir when the
+    /// peer is dead and everybody who is connected has agreed.
+    Depose {
+        peer: PeerTag,
+        heir: PeerTag,
+    },
 }
 
 /// A change inside another. It holds no further one, however it comes from outside.
@@ -334,7 +345,9 @@ impl Change {
 
     /// Whether the change still means the same when its maker's log is gone, and it is made anew.
     pub(super) fn outlives_its_log(&self) -> bool {
-        !matches!(self, Change::LetGo { .. } | Change::TakeBack { .. } | Change::Again { .. })
+        // Nor a lease that was given, or taken over, while nobody could hear of it.
+        let of_its_time = matches!(self, Change::Grant { .. } | Change::Depose { .. });
+        !of_its_time && !matches!(self, Change::LetGo { .. } | Change::TakeBack { .. } | Change::Again { .. })
     }
 
     /// The inodes that must be there for the change to mean anything.
@@ -365,7 +378,9 @@ impl Change {
             | Change::SetStanding { .. }
             | Change::LetGo { .. }
             | Change::TakeBack { .. }
-            | Change::Again { .. } => [None; 4],
+            | Change::Again { .. }
+            | Change::Grant { .. }
+            | Change::Depose { .. } => [None; 4],
         }
     }
 }

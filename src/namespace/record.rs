@@ -1,5 +1,6 @@
 //! Records: what the tree holds, one value for each key. Everything else about the namespace follows from them.
 
+use super::lease::{EndedTenure, Tenure};
 use super::op::{Extent, Kind, Name, PeerRecord, Place, Seen, Standing};
 use crate::id::{Author, BlockName, GroupId, Ino, PeerTag};
 use crate::policy::{Geometry, Partition, Policy};
@@ -31,6 +32,10 @@ pub enum Key {
     Conflict(Ino, Name),
     /// What a directory asks for in a partition; absent if it inherits.
     Partition(Ino),
+    /// To whom the lease of an inode was granted; absent while it is its creator's.
+    Lease(Ino),
+    /// A peer's tenures that have ended; absent if none has.
+    Tenures(PeerTag),
 }
 
 /// The value under a [`Key`] of the same name.
@@ -57,6 +62,8 @@ pub enum Record {
     Merged(Ino),
     Conflict(Box<Conflict>),
     Partition(Partition),
+    Lease(Tenure),
+    Tenures(Vec<EndedTenure>),
 }
 
 /// A file, directory, symlink or special file.

@@ -143,7 +143,9 @@ fn check_record(key: &Key, record: &Record) -> Result<(), &'static str> {
         | (Key::Counter(_), Record::Counter(_))
         | (Key::Standing(_), Record::Standing(_))
         | (Key::Away(_), Record::Away { .. })
-        | (Key::Again(_), Record::Again(_)) => Ok(()),
+        | (Key::Again(_), Record::Again(_))
+        | (Key::Lease(_), Record::Lease(_))
+        | (Key::Tenures(_), Record::Tenures(_)) => Ok(()),
         _ => Err("a record does not fit its key"),
     }
 }

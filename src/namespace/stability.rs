@@ -222,7 +222,7 @@ impl Namespace {
     }
 
     fn forget(&mut self, ino: Ino) {
-        let mut keys = vec![Key::Inode(ino)];
+        let mut keys = vec![Key::Inode(ino), Key::Lease(ino)];
         keys.extend(self.tree.get(&Key::Partition(ino)).map(|_| Key::Partition(ino)));
         keys.extend(self.tree.parts(ino).into_iter().map(Key::Merged));
         keys.extend(self.tree.extents(ino, 0, u64::MAX).map(|(at, _)| Key::Extent(ino, at)));

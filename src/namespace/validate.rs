@@ -124,6 +124,10 @@ pub(super) fn check_change(stamp: Stamp, change: &Change) -> Result<(), &'static
         Change::SetPartition { .. } | Change::Evict { .. } | Change::CloseGroup { .. } | Change::SetStanding { .. } => {
             Ok(())
         }
+        Change::Grant { .. } => Ok(()),
+        Change::Depose { peer, heir } => {
+            ensure([*peer, *heir].contains(&stamp.author.peer()), "it deposes a peer in another's favour")
+        }
         Change::Relocate { blocks, .. } => ensure(blocks.len() <= RELOCATED_BLOCKS, "it moves too many blocks"),
         Change::LetGo { .. } | Change::TakeBack { .. } => Ok(()),
         Change::Again { stamp: first, seq, change } => {

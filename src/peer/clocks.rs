@@ -39,6 +39,11 @@ impl Peer {
         self.clocks.get(&peer).copied().filter(|ahead| self.links.contains_key(&peer) && is_off(*ahead))
     }
 
+    /// Whether what the peer makes is left out here, since its clock is too far ahead.
+    pub(super) fn is_ahead_of_time(&self, peer: PeerTag) -> bool {
+        self.clocks.get(&peer).is_some_and(|ahead| *ahead > CLOCK_AHEAD_MS as i64)
+    }
+
     /// By how many milliseconds this peer's own clock is ahead of all others, where all that are connected (two at
     /// least) say that it is off in the same direction: then it is this one that is to be set.
     pub fn own_clock_ahead(&self) -> Option<i64> {

@@ -2,11 +2,11 @@
 
 use super::{Past, Timer};
 use crate::group::Work;
-use crate::id::{BlockName, PeerTag};
+use crate::id::{BlockName, Ino, PeerTag};
 use crate::namespace::{Key, Op, VersionVector};
 use crate::overlay::QueryId;
 use crate::volume::ports::ShardId;
-use crate::wire::ControlMessage;
+use crate::wire::{ControlMessage, LockOutcome};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -63,7 +63,24 @@ pub enum Effect {
         search: u64,
         found: Vec<(PeerTag, ShardId)>,
     },
-    /// A datagram of this peer was thrown away.
+    /// What was needed under this number is there.
+    Provided(u64),
+    /// What came of a request for a lock.
+    Locked {
+        id: u64,
+        outcome: LockOutcome,
+    },
+    /// Locks that processes of this machine held in this file are theirs no more: they are to be told.
+    LockLost {
+        ino: Ino,
+    },
+    /// The lease of this file, or a lock in it, is to go elsewhere: have stored what is unsaved of it, then answer with
+    /// [`super::Event::Recalled`].
+    Recall(Ino),
+    /// A peer that this one was deposed by acts on what it held: what is unsaved under leases that are no longer here
+    /// must not be laid over what the new holders wrote.
+    Deposed,
+    /// Something that this peer sent was not obeyed.
     Refused {
         peer: PeerTag,
         why: String,

@@ -1,8 +1,9 @@
 //! What can happen to a peer.
 
+use super::Need;
 use crate::group::{Outcome, Work};
-use crate::id::{BlockName, GroupId, PeerTag};
-use crate::namespace::VersionVector;
+use crate::id::{BlockName, GroupId, Ino, PeerTag};
+use crate::namespace::{LockRequest, VersionVector};
 use crate::overlay::{Bloom, MembershipTimer, Piece, QueryId, SearchTimer};
 use crate::volume::ports::StoreUsage;
 use crate::wire::ControlMessage;
@@ -44,6 +45,19 @@ pub enum Event {
     /// From now on it may make changes by itself. After a power cut its disk may lack its last ops, whose numbers others
     /// know: what could be heard of them is here again, and if that may not be all, it goes on in a new epoch.
     Ready,
+    /// Something is needed; [`super::Effect::Provided`] answers with the same number when it is there.
+    Need { id: u64, need: Need },
+    /// What was needed under this number is not any more.
+    Forget { id: u64 },
+    /// A process wants something of a file's locks; [`super::Effect::Locked`] answers with the same number.
+    Lock { id: u64, ino: Ino, request: LockRequest },
+    /// A process wants the lock it asked for under this number no more.
+    ForgetLock { id: u64 },
+    /// A process lets go of what it holds between these bytes, both included; [`super::Effect::Provided`] answers when
+    /// others may have it.
+    Unlock { id: u64, ino: Ino, owner: u64, first: u64, last: u64 },
+    /// What [`super::Effect::Recall`] asked for has been done, as far as it could be.
+    Recalled(Ino),
     /// This peer is about to go: tell the others, so that they need not find out.
     Leaving,
 }
@@ -55,6 +69,8 @@ pub enum Timer {
     Membership(MembershipTimer),
     /// The end of a round of a search.
     Search(SearchTimer),
+    /// Something waits for a lease.
+    Leases,
     /// Once each [`super::TICK`]: compare vectors, report usage.
     Tick,
 }

@@ -4,8 +4,8 @@ use super::{Effect, Memory, PROTOCOL, Peer, TICK, Timer, sync_log};
 use crate::id::{Author, PeerTag};
 use crate::namespace::{Missing, Namespace, Op, OpError, VersionVector};
 use crate::overlay::SearchEvent;
-use crate::time::WallTime;
-use crate::wire::ControlMessage;
+use crate::time::{Instant, Moment, WallTime};
+use crate::wire::{ControlMessage, LeaseMessage};
 
 /// The most bytes of ops in one message while a peer catches up.
 const BATCH_BYTES: usize = 1 << 20;
@@ -27,6 +27,12 @@ pub(super) struct Link {
     pub(super) current: bool,
     /// It once had everything we had.
     kept_up: bool,
+    /// What it had when it said Hello is here.
+    pub(super) caught_up: bool,
+    /// What it had then.
+    hello: VersionVector,
+    /// Its last beat, if that has not been answered.
+    pub(super) beat: Option<u64>,
     /// What it said it has.
     pub(super) theirs: VersionVector,
     /// What it said it has on stable storage.
@@ -76,7 +82,7 @@ impl Peer {
         namespace: &mut Namespace,
         from: PeerTag,
         message: ControlMessage,
-        now: WallTime,
+        now: Moment,
         effects: &mut Vec<Effect>,
     ) {
         let Some(link) = self.links.get_mut(&from) else { return };
@@ -104,6 +110,8 @@ impl Peer {
                 link.sent = vector.clone();
                 // It may have forgotten what it was told: after a snapshot it knows of nobody's storage.
                 link.told = Default::default();
+                link.hello = vector.clone();
+                link.caught_up = namespace.vector().covers(&vector);
                 link.needed = namespace.needed_by(from, &vector);
                 if link.needed.is_some() {
                     // It is told at the next tick, if nothing has come by then that says otherwise.
@@ -114,6 +122,9 @@ impl Peer {
                     return;
                 }
                 self.heard(namespace, from, vector, None, effects);
+                let sent = now.steady.0;
+                effects.push(self.lease_message(from, LeaseMessage::Beat { sent }));
+                effects.push(self.tell_locks(namespace, from, true));
             }
             ControlMessage::Have { vector, durable, sure } => {
                 if sure {
@@ -123,8 +134,19 @@ impl Peer {
                     namespace.heard(from, &durable);
                 }
                 self.heard(namespace, from, vector, Some(durable), effects);
+                self.answer_beat(from, now.steady, effects);
             }
-            ControlMessage::Ops(ops) => self.receive(namespace, from, ops, now, effects),
+            ControlMessage::Ops(ops) => {
+                self.receive(namespace, from, ops, now.wall, effects);
+                for link in self.links.values_mut().filter(|link| link.greeted && !link.caught_up) {
+                    link.caught_up = namespace.vector().covers(&link.hello);
+                }
+                if self.waits_for_ops() {
+                    self.look_at_leases(namespace, now, effects);
+                }
+            }
+            ControlMessage::Lock(message) => self.lock(namespace, from, message, now, effects),
+            ControlMessage::Lease(message) => self.lease(namespace, from, message, now, effects),
             ControlMessage::SyncUpTo { epoch, seq } => {
                 let author = Author::new(from, epoch);
                 let waits = self.awaiting_durable.entry(from).or_default();
@@ -139,7 +161,7 @@ impl Peer {
             ControlMessage::Load { usage } => {
                 self.loads.insert(from, usage);
             }
-            ControlMessage::Clock { now: theirs } => self.heard_clock(from, theirs, now, effects),
+            ControlMessage::Clock { now: theirs } => self.heard_clock(from, theirs, now.wall, effects),
             ControlMessage::Search(message) => {
                 self.searching(SearchEvent::Heard { from, message }, effects);
             }
@@ -149,6 +171,7 @@ impl Peer {
                 // It hears of nothing more on this connection, so what it still says does not make it current again.
                 link.greeted = false;
                 self.absent.remove(&from);
+                self.touch.forget(from);
                 effects.push(Effect::Settled);
             }
         }
@@ -255,6 +278,21 @@ impl Peer {
         }
     }
 
+    /// A peer says what it has, and waits for the rest.
+    pub(super) fn send_missing(
+        &mut self,
+        namespace: &Namespace,
+        to: PeerTag,
+        has: VersionVector,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(link) = self.links.get_mut(&to) else { return };
+        for (author, seq) in has.0 {
+            raise(&mut link.theirs, author, seq);
+        }
+        self.catch_up(namespace, to, effects);
+    }
+
     /// Notes who has said by now what it has of this peer's ops.
     fn note_heard(&mut self, namespace: &Namespace, effects: &mut Vec<Effect>) {
         if self.unheard.is_empty() {
@@ -268,7 +306,14 @@ impl Peer {
         self.remembers(effects);
     }
 
-    pub(super) fn tick(&mut self, namespace: &mut Namespace, effects: &mut Vec<Effect>) {
+    pub(super) fn tick(&mut self, namespace: &mut Namespace, now: Instant, effects: &mut Vec<Effect>) {
+        let required = self.required(namespace);
+        let others = namespace.peers().map(|(peer, _)| peer).filter(|peer| *peer != self.me);
+        self.touch.tick(now, required, others);
+        // What was lacking may have come with a snapshot.
+        for link in self.links.values_mut().filter(|link| link.greeted && !link.caught_up) {
+            link.caught_up = namespace.vector().covers(&link.hello);
+        }
         self.note_heard(namespace, effects);
         // What others said to have may have come here since, and they say nothing twice.
         namespace.advance();
@@ -281,7 +326,7 @@ impl Peer {
             *ticks -= 1;
             *ticks > 0
         });
-        if self.absent.len() < waited_for {
+        if self.absent.len() < waited_for || self.touch.lapsed(now) {
             effects.push(Effect::Settled);
         }
         let state = (namespace.vector().clone(), self.durable.clone());
@@ -299,6 +344,9 @@ impl Peer {
             }
             if self.links.get(&peer).is_some_and(|link| link.told != state) {
                 effects.push(self.have(peer, namespace));
+            }
+            if self.links.get(&peer).is_some_and(|link| link.greeted) {
+                effects.push(self.lease_message(peer, LeaseMessage::Beat { sent: now.0 }));
             }
             if let Some(usage) = self.usage {
                 effects.push(Effect::SendControl { to: peer, message: ControlMessage::Load { usage } });

@@ -12,26 +12,36 @@ mod effect;
 mod event;
 mod exchange;
 mod healing;
+mod heirs;
+mod leases;
+mod locks;
 mod merging;
 mod past;
 mod returning;
 mod searching;
+mod touch;
 
 pub use effect::Effect;
 pub use event::{Event, Timer};
+pub use leases::{Hindrance, Need};
 pub use past::{Memory, Past};
 pub use returning::LogBound;
+pub use touch::LEASE_TIME;
 
 use crate::group::{Healing, HealingSettings};
 use crate::id::{Author, PeerTag, ShareId};
 use crate::namespace::{Applied, Change, Key, Namespace, Op, VersionVector};
 use crate::overlay::{Membership, MembershipEffect, MembershipEvent, Search, SearchEvent};
-use crate::time::WallTime;
+use crate::time::{Instant, Moment, WallTime};
 use crate::volume::ports::StoreUsage;
 use crate::wire::ControlMessage;
 use exchange::Link;
+use heirs::Heirs;
+use leases::Leases;
+use locks::Locks;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use touch::Touch;
 
 /// How often vectors are compared and usage is told. A missed op is thus repaired within two ticks; a
 /// second keeps an idle share at one small message a peer and second.
@@ -76,6 +86,10 @@ pub struct Peer {
     clashes: bool,
     /// Where this peer's disk may have lost ops it made: who may have them, and has not said since what it has.
     unheard: BTreeSet<PeerTag>,
+    touch: Touch,
+    leases: Leases,
+    locks: Locks,
+    heirs: Heirs,
 }
 
 /// Brings all that the namespace has by now to stable storage.
@@ -117,6 +131,10 @@ impl Peer {
             unheard: BTreeSet::new(),
             // What was read from the log at the start may lie in the page cache only.
             durable: VersionVector::default(),
+            touch: Touch::default(),
+            leases: Leases::default(),
+            locks: Locks::default(),
+            heirs: Heirs::default(),
         };
         let mut effects = vec![Effect::SetTimer { after: TICK, timer: Timer::Tick }, sync_log(namespace)];
         let others: Vec<PeerTag> = namespace.peers().map(|(tag, _)| tag).filter(|tag| *tag != me).collect();
@@ -149,17 +167,18 @@ impl Peer {
     /// Whether every connected, live peer that was up to date has my ops up to `seq` (`durable`: on stable
     /// storage, and here too). One that lost its connection is waited for a moment longer: it may still be there,
     /// and serve its mount. A peer that is still catching up is not waited for: it serves nothing yet.
-    pub fn is_settled(&self, seq: u64, durable: bool) -> bool {
+    pub fn is_settled(&self, seq: u64, durable: bool, now: Instant) -> bool {
         let author = self.author();
         let here = !durable || self.durable.get(author) >= seq;
         let has = |link: &Link| if durable { link.durable.get(author) } else { link.theirs.get(author) };
-        here && self.waited_for().all(|peer| self.links.get(&peer).is_some_and(|link| has(link) >= seq))
+        here && self.waited_for(now).all(|peer| self.links.get(&peer).is_some_and(|link| has(link) >= seq))
     }
 
-    /// The live peers that changes wait for.
-    fn waited_for(&self) -> impl Iterator<Item = PeerTag> {
+    /// The peers that changes wait for: the live ones, and those that were promised to be.
+    fn waited_for(&self, now: Instant) -> impl Iterator<Item = PeerTag> {
         let current = self.links.iter().filter(|(_, link)| link.current).map(|(peer, _)| *peer);
-        current.chain(self.absent.keys().copied()).filter(|peer| self.membership.is_alive(*peer))
+        let live = current.chain(self.absent.keys().copied()).filter(|peer| self.membership.is_alive(*peer));
+        live.chain(self.touch.owed(now))
     }
 
     /// Whether at least one peer has said what it has, and all that any said is here.
@@ -169,8 +188,8 @@ impl Peer {
     }
 
     /// The peers that [`Peer::is_settled`] waits for, for messages.
-    pub fn unsettled(&self, seq: u64) -> Vec<PeerTag> {
-        self.waited_for()
+    pub fn unsettled(&self, seq: u64, now: Instant) -> Vec<PeerTag> {
+        self.waited_for(now)
             .filter(|peer| self.links.get(peer).is_none_or(|link| link.theirs.get(self.author()) < seq))
             .collect()
     }
@@ -195,20 +214,22 @@ impl Peer {
     }
 
     /// Takes in one event.
-    pub fn handle(&mut self, namespace: &mut Namespace, event: Event, now: WallTime) -> Vec<Effect> {
+    pub fn handle(&mut self, namespace: &mut Namespace, event: Event, now: Moment) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
             Event::Connected(peer) => {
                 // One connection may take the place of another without a word.
                 self.unlink(peer);
+                self.forget_asked(peer, now.steady, &mut effects);
                 self.links.insert(peer, Link::default());
                 effects.push(self.hello(peer, namespace));
-                self.tell_clock(peer, now, &mut effects);
+                self.tell_clock(peer, now.wall, &mut effects);
                 self.membership(MembershipEvent::Introduce(vec![peer]), &mut effects);
                 self.searching(SearchEvent::Connected(peer), &mut effects);
             }
             Event::Disconnected(peer) => {
                 self.unlink(peer);
+                self.forget_asked(peer, now.steady, &mut effects);
                 self.awaiting_durable.remove(&peer);
                 self.searching(SearchEvent::Disconnected(peer), &mut effects);
                 effects.push(Effect::Settled);
@@ -216,13 +237,16 @@ impl Peer {
             Event::Datagram { from, bytes } => self.membership(MembershipEvent::Datagram { from, bytes }, &mut effects),
             Event::Timer(Timer::Membership(timer)) => self.membership(MembershipEvent::Timer(timer), &mut effects),
             Event::Timer(Timer::Tick) => {
-                self.tick(namespace, &mut effects);
-                self.let_go_of_the_absent(namespace, now, &mut effects);
-                self.look_at_clocks(namespace, now, &mut effects);
-                self.merge_directories(namespace, now, &mut effects);
-                self.look_after_groups(namespace, now, &mut effects);
+                self.tick(namespace, now.steady, &mut effects);
+                self.let_go_of_the_absent(namespace, now.wall, &mut effects);
+                self.look_at_clocks(namespace, now.wall, &mut effects);
+                self.free_locks_of_the_dead(namespace, now.steady, &mut effects);
+                self.look_at_leases(namespace, now, &mut effects);
+                self.merge_directories(namespace, now.wall, &mut effects);
+                self.look_after_groups(namespace, now.wall, &mut effects);
                 self.searching(SearchEvent::Tick(TICK), &mut effects);
             }
+            Event::Timer(Timer::Leases) => self.leases_timer(namespace, now, &mut effects),
             Event::Timer(Timer::Search(timer)) => {
                 self.searching(SearchEvent::Timer(timer), &mut effects);
             }
@@ -231,8 +255,8 @@ impl Peer {
             Event::Usage(usage) => {
                 self.usage = Some(usage);
             }
-            Event::Worked { work, outcome } => self.worked(namespace, &work, outcome, now, &mut effects),
-            Event::Lacking { group, slots } => self.lacking(namespace, group, slots, now, &mut effects),
+            Event::Worked { work, outcome } => self.worked(namespace, &work, outcome, now.wall, &mut effects),
+            Event::Lacking { group, slots } => self.lacking(namespace, group, slots, now.wall, &mut effects),
             Event::Stored(names) => self.searching(SearchEvent::Stored(names), &mut effects),
             Event::Search { search, block } => self.look_for(namespace, search, block, &mut effects),
             Event::Holds { query, pieces } => {
@@ -241,8 +265,17 @@ impl Peer {
             Event::Hurry => self.healing.hurry(),
             Event::SnapshotFailed => self.rebasing = false,
             Event::Ready => self.is_ready(namespace, &mut effects),
-            Event::Emptied => self.emptied(namespace, now, &mut effects),
+            Event::Emptied => self.emptied(namespace, now.wall, &mut effects),
+            Event::Need { id, need } => self.need(namespace, id, need, now, &mut effects),
+            Event::Forget { id } => self.forget_need(id),
+            Event::Lock { id, ino, request } => self.want_lock(namespace, id, (ino, request), now, &mut effects),
+            Event::ForgetLock { id } => self.forget_lock(id, now.steady, &mut effects),
+            Event::Unlock { id, ino, owner, first, last } => {
+                self.unlock(namespace, id, (ino, owner), (first, last), now, &mut effects);
+            }
+            Event::Recalled(ino) => self.recalled(namespace, ino, now, &mut effects),
             Event::Leaving => {
+                self.bequeath(namespace, now, &mut effects);
                 effects.extend(
                     self.links.keys().map(|to| Effect::SendControl { to: *to, message: ControlMessage::Leaving }),
                 );
@@ -287,10 +320,14 @@ impl Peer {
         self.clashes |= touched.iter().any(|key| matches!(key, Key::Conflict(..)));
         effects.push(Effect::Persist(ops.clone()));
         self.note_away(namespace, touched, effects);
+        self.locks.inherited |= touched.iter().any(|key| matches!(key, Key::Tenures(_)));
         if from.is_none() {
             self.push_own(&ops, effects);
         } else {
             effects.push(Effect::Invalidate(touched.clone()));
+            if touched.contains(&Key::Tenures(self.me)) {
+                effects.push(Effect::Deposed);
+            }
         }
         if touched.iter().any(|key| matches!(key, Key::Peer(_))) {
             self.roster_changed(namespace, touched, effects);
@@ -306,6 +343,7 @@ impl Peer {
                 self.links.remove(tag);
                 self.searching(SearchEvent::Disconnected(*tag), effects);
                 self.absent.remove(tag);
+                self.touch.forget(*tag);
                 self.loads.remove(tag);
                 self.clocks.remove(tag);
             } else if *tag != self.me {

@@ -14,6 +14,8 @@ use rand::{RngExt, SeedableRng};
 use std::collections::BTreeMap;
 
 mod clocks;
+mod leases;
+mod locks;
 mod returning;
 
 const SECOND: u64 = 1_000_000_000;
@@ -26,6 +28,7 @@ enum What {
     Control { from: usize, to: usize, connection: u64, message: ControlMessage },
     Datagram { from: usize, to: usize, bytes: Bytes },
     Connect(usize, usize),
+    Recalled(usize, u64, Ino),
     Synced(usize, u64, VersionVector),
     Snapshot { from: usize, to: usize },
 }
@@ -43,6 +46,8 @@ struct Machine {
     run: u64,
     /// Nanoseconds that its clock is ahead.
     skew: i64,
+    /// What happened to it while it was stopped, if it is.
+    stopped: Option<Vec<Event>>,
 }
 
 impl Machine {
@@ -77,6 +82,14 @@ struct World {
     liars: Option<Vec<(usize, PeerTag, String)>>,
     /// What was said of clocks: by whom, of whom, and whether ops were left out.
     clocks: Vec<(usize, PeerTag, bool)>,
+    /// Messages about leases, beats not counted.
+    lease_messages: u64,
+    beats: u64,
+    /// What was needed and is there: by machine and number.
+    provided: BTreeSet<(usize, u64)>,
+    /// What came of requests for locks, and who lost one.
+    locked: BTreeMap<(usize, u64), crate::wire::LockOutcome>,
+    locks_lost: Vec<(usize, Ino)>,
 }
 
 fn key(index: usize) -> PeerKey {
@@ -120,6 +133,11 @@ impl World {
             searched: BTreeMap::new(),
             liars: None,
             clocks: Vec::new(),
+            lease_messages: 0,
+            beats: 0,
+            provided: BTreeSet::new(),
+            locked: BTreeMap::new(),
+            locks_lost: Vec::new(),
         };
         for index in 0..peers {
             let tag = key(index).tag();
@@ -138,6 +156,7 @@ impl World {
                 up: true,
                 run: 0,
                 skew: 0,
+                stopped: None,
             });
             world.carry_out(index, effects);
         }
@@ -159,6 +178,10 @@ impl World {
         WallTime(START + self.now as i64 + self.machines[index].skew)
     }
 
+    fn moment(&self, index: usize) -> Moment {
+        Moment { wall: self.wall(index), steady: Instant(self.now) }
+    }
+
     fn index(&self, tag: PeerTag) -> usize {
         (0..16).position(|index| key(index).tag() == tag).unwrap()
     }
@@ -168,10 +191,12 @@ impl World {
     }
 
     fn handle(&mut self, index: usize, event: Event) {
-        let wall = self.wall(index);
+        let now = self.moment(index);
         let machine = &mut self.machines[index];
-        if machine.up {
-            let effects = machine.peer.handle(&mut machine.namespace, event, wall);
+        if let Some(happened) = &mut machine.stopped {
+            happened.push(event);
+        } else if machine.up {
+            let effects = machine.peer.handle(&mut machine.namespace, event, now);
             self.carry_out(index, effects);
         }
     }
@@ -200,7 +225,11 @@ impl World {
                     let last = self.arrivals.entry((from, to)).or_default();
                     *last = (*last).max(self.now + after);
                     let after = *last - self.now;
-                    self.messages += 1;
+                    match leases::is_beat(&message) {
+                        true => self.beats += 1,
+                        false => self.messages += 1,
+                    }
+                    self.lease_messages += u64::from(leases::is_about_leases(&message));
                     self.at(after, What::Control { from, to, connection, message });
                 }
                 Effect::SendDatagram { to, bytes } => {
@@ -224,10 +253,18 @@ impl World {
                 },
                 Effect::ClockDiffers { peer, .. } => self.clocks.push((from, peer, false)),
                 Effect::LeftOut { peer, .. } => self.clocks.push((from, peer, true)),
+                Effect::Locked { id, outcome } => _ = self.locked.insert((from, id), outcome),
+                Effect::LockLost { ino } => self.locks_lost.push((from, ino)),
+                Effect::Provided(id) => _ = self.provided.insert((from, id)),
+                Effect::Recall(ino) => {
+                    let (run, after) = (self.machines[from].run, self.rng.random_range(0..SECOND / 100));
+                    self.at(after, What::Recalled(from, run, ino));
+                }
                 Effect::Invalidate(_)
                 | Effect::RosterChanged
                 | Effect::Alive { .. }
                 | Effect::Begin(_)
+                | Effect::Deposed
                 | Effect::Settled
                 | Effect::Refused { .. } => {}
             }
@@ -245,7 +282,10 @@ impl World {
                 What::Synced(index, run, vector) if self.machines[index].run == run => {
                     self.handle(index, Event::LogDurable(vector));
                 }
-                What::Timer(..) | What::Synced(..) => {}
+                What::Recalled(index, run, ino) if self.machines[index].run == run => {
+                    self.handle(index, Event::Recalled(ino));
+                }
+                What::Timer(..) | What::Synced(..) | What::Recalled(..) => {}
                 What::Control { from, to, connection, message } => {
                     if self.connections.get(&(from.min(to), from.max(to))) == Some(&connection) {
                         let from = self.machines[from].tag;
@@ -406,9 +446,9 @@ fn a_change_reaches_every_connected_peer_and_settles() {
     let mut world = World::new(5, 1);
     world.run(5 * SECOND);
     let seq = world.create(2, "hello");
-    assert!(!world.machines[2].peer.is_settled(seq, false));
+    assert!(!world.machines[2].peer.is_settled(seq, false, Instant(world.now)));
     world.run(SECOND / 4);
-    assert!(world.machines[2].peer.is_settled(seq, false));
+    assert!(world.machines[2].peer.is_settled(seq, false, Instant(world.now)));
     for index in 0..5 {
         assert_eq!(world.names(index), ["hello"]);
     }
@@ -416,7 +456,7 @@ fn a_change_reaches_every_connected_peer_and_settles() {
     let effects = machine.peer.request_durable(&machine.namespace, seq);
     world.carry_out(2, effects);
     world.run(SECOND / 2);
-    assert!(world.machines[2].peer.is_settled(seq, true));
+    assert!(world.machines[2].peer.is_settled(seq, true, Instant(world.now)));
 }
 
 #[test]
@@ -427,7 +467,7 @@ fn a_dead_peer_is_waited_for_no_longer_than_its_detection() {
     world.machines[3].up = false;
     let seq = world.create(0, "a");
     world.run(4 * SECOND);
-    assert!(world.machines[0].peer.is_settled(seq, false));
+    assert!(world.machines[0].peer.is_settled(seq, false, Instant(world.now)));
     assert!(!world.machines[0].peer.is_alive(world.machines[3].tag));
 }
 
@@ -440,10 +480,10 @@ fn a_change_waits_for_a_live_peer_whose_connection_breaks() {
     world.disconnect(0, 1);
     world.run(SECOND / 4);
     assert!(world.machines[0].peer.is_alive(world.machines[1].tag));
-    assert!(!world.machines[0].peer.is_settled(seq, false) && world.names(1).is_empty());
+    assert!(!world.machines[0].peer.is_settled(seq, false, Instant(world.now)) && world.names(1).is_empty());
     world.at(0, What::Connect(0, 1));
     let mut steps = 0;
-    while !world.machines[0].peer.is_settled(seq, false) {
+    while !world.machines[0].peer.is_settled(seq, false, Instant(world.now)) {
         world.run(SECOND / 100);
         steps += 1;
         assert!(steps < 400, "a reconnected peer is caught up with");
@@ -454,7 +494,7 @@ fn a_change_waits_for_a_live_peer_whose_connection_breaks() {
     world.disconnect(0, 1);
     let seq = world.create(0, "b");
     world.run(4 * SECOND);
-    assert!(world.machines[0].peer.is_settled(seq, false));
+    assert!(world.machines[0].peer.is_settled(seq, false, Instant(world.now)));
 }
 
 #[test]
@@ -469,7 +509,7 @@ fn a_change_waits_for_a_peer_that_came_while_people_write() {
         let seq = world.create(0, &format!("{n}"));
         world.run(SECOND / 100);
         let has = world.machines[1].namespace.vector().get(Author::new(world.machines[0].tag, 0));
-        let settled = world.machines[0].peer.is_settled(seq, false);
+        let settled = world.machines[0].peer.is_settled(seq, false, Instant(world.now));
         assert!(n < 150 || !settled || has >= seq, "{n}: nobody waits for the peer");
     }
 }
@@ -483,9 +523,10 @@ fn an_idle_share_is_quiet_and_its_log_is_empty() {
     for machine in &world.machines {
         assert_eq!(machine.namespace.unstable(), 0, "every peer has every op on stable storage");
     }
-    let before = world.messages;
+    let (before, beats) = (world.messages, world.beats);
     world.run(10 * SECOND);
     assert_eq!(world.messages - before, 0, "no store has told its figures in this world");
+    assert_eq!(world.beats - beats, 10 * 12 * 2, "a beat and its answer, from each to each, a second");
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Setting attributes, and the figures that `df` shows.
 
 use super::names::inode;
-use super::ports::{Candidate, Errno};
+use super::ports::{Candidate, Errno, Planned};
 use super::{Attributes, Volume};
 use crate::id::Ino;
-use crate::namespace::{Change, Inode, Kind, SetAttributes};
+use crate::namespace::{Change, Inode, Kind, Namespace, SetAttributes};
 use crate::policy::Geometry;
 use crate::time::WallTime;
 
@@ -63,15 +63,16 @@ impl Volume {
         if !only_size {
             self.note_times(ino, mtime);
         }
-        let seq = self.change(&mut |names| {
+        let plan = |names: &Namespace| {
             let inode = inode(names, ino)?;
             let mode = new_mode(inode, &change, caller);
             if only_size && mode.is_none() {
-                return Ok(Vec::new());
+                return Ok(Planned::default());
             }
             let set = SetAttributes { mode, uid: change.uid, gid: change.gid, atime, mtime, ctime: Some(now) };
-            Ok(vec![Change::SetAttributes { ino, set }])
-        })?;
+            Ok(Planned::under(vec![ino], vec![Change::SetAttributes { ino, set }]))
+        };
+        let seq = self.change(plan).await?;
         self.settle(seq).await?;
         self.attributes(ino)
     }

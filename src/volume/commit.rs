@@ -4,7 +4,7 @@ use super::Volume;
 use super::dirty::{CHUNK, Content, Progress};
 use super::handle::{FileContent, FileState};
 use super::place::Placer;
-use super::ports::Errno;
+use super::ports::{Errno, Planned, Refusal};
 use super::read::Part;
 use crate::id::{BlockName, GroupId, Ino};
 use crate::namespace::{Change, Extent, INLINE_BYTES, Namespace, NewBlock, Source, WRITE_EXTENTS};
@@ -35,6 +35,8 @@ struct Made {
     /// Blocks stored here that the namespace already has in a group of another writer.
     elsewhere: Vec<GroupId>,
     changes: u64,
+    /// It was written under a lease that went elsewhere, and others wrote under that since.
+    overtaken: bool,
     /// What was built on, if it is what everybody sees: nobody wrote in between.
     followed: Option<Stamp>,
 }
@@ -44,36 +46,49 @@ impl Volume {
     pub(super) async fn commit(&self, file: &Arc<FileState>) -> Result<(), Errno> {
         let _turn = file.turn.lock().await;
         loop {
-            if file.state.lock().unsaved.is_none() {
-                return Ok(());
+            {
+                let state = file.state.lock();
+                if state.unsaved.is_none() {
+                    // What could not be stored, and was given up.
+                    return state.error.map_or(Ok(()), Err);
+                }
             }
             self.gather(file).await;
             self.store_all(file).await?;
             let mut made = Made::default();
-            let changed = self.inner.control.change(&mut |namespace| {
+            let changed = self.inner.control.change_under(&mut |namespace| {
                 made = Made::default();
                 self.may_write(namespace, file.ino)?;
                 let mut state = file.state.lock();
-                make(namespace, &self.inner.placer, file.ino, &mut state, &mut made)
-                    .inspect_err(|_| state.overlay.unname())
+                let changes = make(namespace, &self.inner.placer, file.ino, &mut state, &mut made);
+                let changes = changes.inspect_err(|_| state.overlay.unname())?;
+                Ok(Planned { leases: vec![file.ino], unsaved: true, changes })
             });
             match changed {
                 Ok(seq) => self.committed(file, seq, &made),
-                Err(_) if !made.gone.is_empty() => {
-                    self.store_gone(file, &made.gone).await?;
-                    continue;
-                }
-                Err(errno) => {
-                    match errno.0 {
-                        libc::ESTALE => self.forget_content(file),
-                        libc::EROFS => {
-                            let path = self.inner.control.namespace().path(file.ino).unwrap_or_default();
-                            let path = String::from_utf8_lossy(&path);
-                            tracing::warn!(ino = %file.ino, %path, "what was written is not stored while this side of the partition is no majority");
-                        }
-                        _ => {}
+                Err(Refusal::Errno(errno)) => {
+                    if !made.gone.is_empty() {
+                        self.store_gone(file, &made.gone).await?;
+                        continue;
+                    }
+                    if made.overtaken {
+                        tracing::error!(ino = %file.ino, "this machine was cut off, and another wrote the file meanwhile: what was written here since its last close or fsync is lost");
+                    }
+                    if made.overtaken || errno.0 == libc::ESTALE {
+                        self.forget_content(file);
+                        file.state.lock().error = made.overtaken.then_some(errno);
+                    }
+                    if errno.0 == libc::EROFS {
+                        let path = self.inner.control.namespace().path(file.ino).unwrap_or_default();
+                        let path = String::from_utf8_lossy(&path);
+                        tracing::warn!(ino = %file.ino, %path, "what was written is not stored while this side of the partition is no majority");
                     }
                     return Err(errno);
+                }
+                Err(refusal) => {
+                    file.state.lock().overlay.unname();
+                    self.overcome(refusal).await?;
+                    continue;
                 }
             }
             if !made.more {
@@ -105,6 +120,7 @@ impl Volume {
             (unsaved, _) => {
                 *unsaved = None;
                 state.error = None;
+                state.lost = false;
             }
         }
         // The kernel's pages hold what was written through it: they stay right if they were before.
@@ -214,6 +230,10 @@ fn make(
 ) -> Result<Vec<Change>, Errno> {
     let inode = namespace.inode(ino).ok_or(Errno(libc::ESTALE))?;
     let Some(unsaved) = state.unsaved else { return Ok(Vec::new()) };
+    if state.lost && inode.content != unsaved.began {
+        made.overtaken = true;
+        return Err(Errno(libc::EIO));
+    }
     let mut extents: Vec<(u64, Extent)> = Vec::new();
     let mut blocks: BTreeMap<BlockName, NewBlock> = BTreeMap::new();
     // What others wrote past the end meanwhile stays, unless the size was set here.

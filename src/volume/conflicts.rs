@@ -13,7 +13,7 @@ impl Volume {
         let mut refused = None;
         let mut gone: Vec<Ino> = Vec::new();
         let mut settled = 0;
-        let made = self.change(&mut |names| {
+        let made = self.change_at_once(&mut |names| {
             let changes = names.resolution(path, how, time).map_err(|why| {
                 refused = Some(why);
                 Errno(libc::EINVAL)

@@ -5,7 +5,7 @@ use super::ports::Errno;
 use super::read::Pattern;
 use super::{Attributes, HandleId, MAX_FILE_BYTES, OpenFlags, Opened, Volume};
 use crate::id::Ino;
-use crate::namespace::{Change, Inode, Kind};
+use crate::namespace::{Inode, Kind};
 use crate::time::{Stamp, WallTime};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -43,6 +43,8 @@ pub(super) struct FileContent {
     pub error: Option<Errno>,
     /// A write-back is on its way.
     pub timer: bool,
+    /// What is unsaved was written under a lease that went elsewhere since, without this machine's doing.
+    pub lost: bool,
     /// The last op of this peer about this file's content; and up to where `settle` was waited for.
     pub seq: u64,
     pub settled: u64,
@@ -127,6 +129,7 @@ impl Volume {
 
     /// Opens a regular file; `O_TRUNC` is honoured here. Access is the caller's to check.
     pub async fn open(&self, ino: Ino, flags: OpenFlags) -> Result<Opened, Errno> {
+        self.in_touch().await?;
         let content = {
             let namespace = self.inner.control.namespace();
             let inode = namespace.inode(ino).ok_or(Errno(libc::ENOENT))?;
@@ -136,7 +139,11 @@ impl Volume {
         let handle = self.add_handle(ino, flags);
         if flags.truncate && flags.write {
             let file = self.file(ino);
-            if let Err(errno) = self.change_content(&file, |state, _| state.resize(0)) {
+            let emptied = match self.pin(ino).await {
+                Ok(_pin) => self.change_content(&file, |state, _| state.resize(0)),
+                Err(errno) => Err(errno),
+            };
+            if let Err(errno) = emptied {
                 self.drop_handle(handle);
                 return Err(errno);
             }
@@ -218,6 +225,7 @@ impl Volume {
         state.overlay = Overlay::default();
         state.unsaved = None;
         state.error = None;
+        state.lost = false;
         self.balance(&mut state, 0);
     }
 
@@ -230,21 +238,6 @@ impl Volume {
                 self.forget_content(&file);
             }
             self.reap(ino);
-        }
-    }
-
-    /// Says that nobody has the orphan open any more; its remover does.
-    fn reap(&self, ino: Ino) {
-        let me = self.inner.control.me();
-        let reaped = self.inner.control.change(&mut |namespace| {
-            let mine =
-                namespace.inode(ino).and_then(|inode| inode.orphaned).is_some_and(|stamp| stamp.author.peer() == me);
-            if mine && !self.is_open(ino) { Ok(vec![Change::Reap { ino }]) } else { Err(Errno(libc::ECANCELED)) }
-        });
-        if let Err(errno) = reaped
-            && errno.0 != libc::ECANCELED
-        {
-            tracing::warn!(%ino, %errno, "an orphan could not be reaped; it is at the next start");
         }
     }
 
@@ -263,7 +256,7 @@ impl Volume {
         self.inner.opened.remove(&ino);
     }
 
-    /// Changes a file's content under its lock; `change` is told the size before. Begins to note what is
+    /// Changes a file's content under its lock, the caller having its lease pinned; `change` is told the size before. Begins to note what is
     /// unsaved, moves the times, and sees to the write-back.
     pub(super) fn change_content<T>(
         &self,

@@ -4,7 +4,7 @@
 //! and put while the file is still being written (`write`, `place`); then an op names what was stored
 //! (`commit`, `flush`). Reads look through what is laid over to the extents, and fetch blocks from whoever
 //! has their shards soonest (`read`, `fetch`, `cache`). What is not content is in `names`, `attributes`, `xattrs`,
-//! `directory` and `locks`. `heal` carries out what groups need, at the pace of `pace`.
+//! `directory`. `heal` carries out what groups need, at the pace of `pace`.
 
 pub mod attributes;
 mod cache;
@@ -17,8 +17,9 @@ mod fetch;
 mod flush;
 mod handle;
 mod heal;
-pub mod locks;
+mod lease;
 pub mod names;
+mod orphans;
 mod pace;
 mod place;
 pub mod ports;
@@ -45,7 +46,7 @@ use place::Placer;
 use ports::{Control, ShardNetwork, ShardStore};
 use quick_cache::sync::Cache;
 use read::Fetched;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
@@ -83,6 +84,9 @@ struct Inner {
     fetching: Mutex<HashMap<BlockName, watch::Receiver<Fetched>>>,
     /// A permit an inode that lost its last name and may linger: see `names`.
     lingering: Arc<Semaphore>,
+    /// Inodes without a name that nobody here has open, and whether a task sees to them.
+    orphans: Mutex<BTreeSet<Ino>>,
+    reaping: AtomicBool,
     /// The content each file had when this machine last opened it, or made it what it is.
     opened: Cache<Ino, Stamp>,
 }
@@ -220,6 +224,8 @@ impl Volume {
                 cache: BlockCache::new(settings.cache_bytes),
                 fetching: Mutex::default(),
                 lingering: Arc::new(Semaphore::new(names::LINGERING)),
+                orphans: Mutex::default(),
+                reaping: AtomicBool::new(false),
                 opened: Cache::new(OPENED_REMEMBERED),
                 settings: VolumeSettings { dirty_bytes: dirty as u64, ..settings },
             }),

@@ -3,10 +3,11 @@
 //! Each change is checked in the plan of `Control::change`, that is under the lock under which it is applied, so
 //! that what was checked is still so. All but `create` return when every connected peer knows.
 
-use super::ports::Errno;
+use super::ports::{Errno, Planned, Refusal};
 use super::{Attributes, HandleId, OpenFlags, Volume};
 use crate::id::Ino;
-use crate::namespace::{Change, Entry, Inode, Kind, NAME_BYTES, Name, Namespace, Place, Seen, TARGET_BYTES};
+use crate::namespace::{Change, Entry, Inode, Kind, MOVES, NAME_BYTES, Name, Namespace, Place, Seen, TARGET_BYTES};
+use crate::time::WallTime;
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ const LINGER: Duration = Duration::from_secs(2);
 /// The most inodes that stay so; past it they go at once, and the kernel looks the name up again.
 pub(super) const LINGERING: usize = 4096;
 
+/// How often a file may be written elsewhere while it is being removed, until it is left.
+const OVERTAKEN: usize = 8;
+
 const S_ISGID: u32 = libc::S_ISGID;
 
 /// What `make` is to make.
@@ -30,6 +34,59 @@ pub struct NewNode {
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
+}
+
+/// A file that is to be made and opened.
+#[derive(Clone, Copy, Debug)]
+pub struct NewFile<'a> {
+    pub parent: Ino,
+    pub name: &'a [u8],
+    /// Permission bits, the umask taken off.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// As for `open(2)`.
+    pub flags: i32,
+}
+
+impl NewFile<'_> {
+    fn node(&self) -> NewNode {
+        NewNode { kind: Kind::File, mode: self.mode, uid: self.uid, gid: self.gid }
+    }
+
+    fn refused(&self, errno: Errno) -> Errno {
+        match errno {
+            Errno(libc::EEXIST) if self.flags & libc::O_EXCL == 0 => Errno(libc::ESTALE),
+            errno => errno,
+        }
+    }
+}
+
+/// A node about to be made.
+struct Making {
+    place: Place,
+    node: NewNode,
+    ino: Ino,
+    time: WallTime,
+}
+
+impl Making {
+    fn plan(&mut self, names: &Namespace) -> Result<Planned, Errno> {
+        let Place { parent, name } = &self.place;
+        free(names, *parent, name, matches!(self.node.kind, Kind::Directory))?;
+        let mut node = self.node.clone();
+        owned_by_parent(directory(names, *parent)?, &mut node);
+        let create = Change::Create {
+            place: self.place.clone(),
+            ino: self.ino,
+            kind: node.kind,
+            mode: node.mode & 0o7777,
+            uid: node.uid,
+            gid: node.gid,
+            time: self.time,
+        };
+        Ok(Planned::under(vec![*parent], vec![create]))
+    }
 }
 
 /// The inode, or `ENOENT`.
@@ -117,58 +174,47 @@ impl Volume {
                 _ => return Err(Errno(libc::ENAMETOOLONG)),
             }
         }
-        let (ino, seq) = self.make_here(parent, name, node)?;
+        let mut making = self.making(parent, name, node)?;
+        let seq = self.change(|names| making.plan(names)).await?;
         self.settle(seq).await?;
-        self.attributes(ino)
+        self.attributes(making.ino)
     }
 
     /// Makes and opens a file. Other machines are told at once, but only its `flush` waits for them. A name that
     /// is taken: `EEXIST` with `O_EXCL`, else `ESTALE`, upon which the kernel looks the name up again.
-    pub fn create(
-        &self,
-        parent: Ino,
-        name: &[u8],
-        mode: u32,
-        uid: u32,
-        gid: u32,
-        flags: i32,
-    ) -> Result<(Attributes, HandleId), Errno> {
-        let made = self.make_here(parent, name, NewNode { kind: Kind::File, mode, uid, gid });
-        let (ino, _) = made.map_err(|errno| match errno {
-            Errno(libc::EEXIST) if flags & libc::O_EXCL == 0 => Errno(libc::ESTALE),
-            errno => errno,
+    pub async fn create(&self, new: NewFile<'_>) -> Result<(Attributes, HandleId), Errno> {
+        let mut making = self.making(new.parent, new.name, new.node())?;
+        self.change(|names| making.plan(names)).await.map_err(|errno| new.refused(errno))?;
+        self.created(making.ino, new.flags)
+    }
+
+    /// As `create`, at once or not at all.
+    pub fn create_now(&self, new: NewFile<'_>) -> Result<(Attributes, HandleId), Refusal> {
+        let mut making = self.making(new.parent, new.name, new.node()).map_err(Refusal::Errno)?;
+        let made = self.control().change_under(&mut |names| self.permitted_under(names, making.plan(names)?));
+        made.map_err(|refusal| match refusal {
+            Refusal::Errno(errno) => Refusal::Errno(new.refused(errno)),
+            refusal => refusal,
         })?;
+        self.created(making.ino, new.flags).map_err(Refusal::Errno)
+    }
+
+    fn created(&self, ino: Ino, flags: i32) -> Result<(Attributes, HandleId), Errno> {
         let handle = self.open_created(ino, OpenFlags::from_libc(flags))?;
         Ok((self.attributes(ino)?, handle))
     }
 
-    fn make_here(&self, parent: Ino, name: &[u8], node: NewNode) -> Result<(Ino, u64), Errno> {
-        let name = checked_name(name)?;
+    fn making(&self, parent: Ino, name: &[u8], node: NewNode) -> Result<Making, Errno> {
+        let place = Place { parent, name: checked_name(name)? };
         let control = self.control();
-        let ino = Ino(control.new_number());
-        let time = control.now();
-        let seq = self.change(&mut |names| {
-            free(names, parent, &name, matches!(node.kind, Kind::Directory))?;
-            let mut node = node.clone();
-            owned_by_parent(directory(names, parent)?, &mut node);
-            Ok(vec![Change::Create {
-                place: Place { parent, name: name.clone() },
-                ino,
-                kind: node.kind,
-                mode: node.mode & 0o7777,
-                uid: node.uid,
-                gid: node.gid,
-                time,
-            }])
-        })?;
-        Ok((ino, seq))
+        Ok(Making { place, node, ino: Ino(control.new_number()), time: control.now() })
     }
 
     /// Gives an inode that is no directory one more name.
     pub async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attributes, Errno> {
         let name = checked_name(name)?;
         let time = self.control().now();
-        let seq = self.change(&mut |names| {
+        let plan = |names: &Namespace| {
             let inode = inode(names, ino)?;
             if is_directory(inode) {
                 return Err(Errno(libc::EPERM));
@@ -180,8 +226,10 @@ impl Volume {
                 return Err(Errno(libc::EMLINK));
             }
             free(names, parent, &name, false)?;
-            Ok(vec![Change::Link { place: Place { parent, name: name.clone() }, ino, time }])
-        })?;
+            let place = Place { parent, name: name.clone() };
+            Ok(Planned::under(vec![parent], vec![Change::Link { place, ino, time }]))
+        };
+        let seq = self.change(plan).await?;
         self.settle(seq).await?;
         self.attributes(ino)
     }
@@ -191,17 +239,27 @@ impl Volume {
         let name = checked_name(name)?;
         let time = self.control().now();
         let mut gone = None;
-        let seq = self.change(&mut |names| {
-            directory(names, parent)?;
-            let (entry, inode) = entry(names, parent, &name)?;
-            if is_directory(inode) {
-                return Err(Errno(libc::EISDIR));
+        for _ in 0..OVERTAKEN {
+            let plan = |names: &Namespace| {
+                directory(names, parent)?;
+                let (entry, inode) = entry(names, parent, &name)?;
+                if is_directory(inode) {
+                    return Err(Errno(libc::EISDIR));
+                }
+                gone = Some(entry);
+                let seen = inode.seen(entry.ino);
+                let place = Place { parent, name: name.clone() };
+                Ok(Planned::under(vec![parent], vec![Change::Unlink { place, seen, time }]))
+            };
+            let seq = self.change(plan).await?;
+            self.removed(gone.map(|entry| entry.ino), seq).await?;
+            // A file that is written elsewhere at this moment is kept, for its writer's sake. By now this peer has what
+            // was written, and whoever removes the file knows it.
+            if self.control().namespace().entry(parent, &name) != gone {
+                break;
             }
-            gone = Some(entry.ino);
-            let seen = inode.seen(entry.ino);
-            Ok(vec![Change::Unlink { place: Place { parent, name: name.clone() }, seen, time }])
-        })?;
-        self.removed(gone, seq).await
+        }
+        Ok(())
     }
 
     /// Takes away an empty directory.
@@ -209,7 +267,7 @@ impl Volume {
         let name = checked_name(name)?;
         let time = self.control().now();
         let mut gone = None;
-        let seq = self.change(&mut |names| {
+        let plan = |names: &Namespace| {
             directory(names, parent)?;
             let (entry, inode) = entry(names, parent, &name)?;
             if !is_directory(inode) {
@@ -217,8 +275,10 @@ impl Volume {
             }
             empty(names, entry.ino)?;
             gone = Some(entry.ino);
-            Ok(vec![Change::Rmdir { place: Place { parent, name: name.clone() }, ino: entry.ino, time }])
-        })?;
+            let change = Change::Rmdir { place: Place { parent, name: name.clone() }, ino: entry.ino, time };
+            Ok(Planned::under(vec![parent, entry.ino], vec![change]))
+        };
+        let seq = self.change(plan).await?;
         self.removed(gone, seq).await
     }
 
@@ -235,26 +295,32 @@ impl Volume {
         let to = Place { parent: new_parent, name: checked_name(new_name)? };
         let time = self.control().now();
         let mut gone = None;
-        let seq = self.change(&mut |names| {
+        let plan = |names: &Namespace| {
             directory(names, from.parent)?;
             directory(names, to.parent)?;
             match flags {
                 0 | libc::RENAME_NOREPLACE => {
                     let Some((ino, replaced)) = planned_rename(names, &from, &to, flags != 0)? else {
-                        return Ok(Vec::new());
+                        return Ok(Planned::default());
                     };
                     gone = replaced.map(|seen| seen.ino);
-                    Ok(vec![Change::Rename { from: from.clone(), to: to.clone(), ino, replaced, time }])
+                    let change = Change::Rename { from: from.clone(), to: to.clone(), ino, replaced, time };
+                    let mut leases = moving(names, &from, &to, &[ino]);
+                    // What is replaced is what was there last: its content, and that it is empty.
+                    leases.extend(gone);
+                    Ok(Planned::under(leases, vec![change]))
                 }
                 libc::RENAME_EXCHANGE => {
                     let Some((a_ino, b_ino)) = planned_exchange(names, &from, &to)? else {
-                        return Ok(Vec::new());
+                        return Ok(Planned::default());
                     };
-                    Ok(vec![Change::Exchange { a: from.clone(), a_ino, b: to.clone(), b_ino, time }])
+                    let change = Change::Exchange { a: from.clone(), a_ino, b: to.clone(), b_ino, time };
+                    Ok(Planned::under(moving(names, &from, &to, &[a_ino, b_ino]), vec![change]))
                 }
                 _ => Err(Errno(libc::EINVAL)),
             }
-        })?;
+        };
+        let seq = self.change(plan).await?;
         self.removed(gone, seq).await
     }
 
@@ -292,6 +358,16 @@ impl Volume {
             Err(_) => self.note_unlinked(ino),
         }
     }
+}
+
+/// The leases of a move: both directories', and where a directory changes its parent, the one of all such moves.
+fn moving(names: &Namespace, from: &Place, to: &Place, moved: &[Ino]) -> Vec<Ino> {
+    let mut leases = vec![from.parent, to.parent];
+    let directories = moved.iter().any(|ino| names.inode(*ino).is_some_and(is_directory));
+    if from.parent != to.parent && directories {
+        leases.push(MOVES);
+    }
+    leases
 }
 
 /// What moves and what it replaces; `None` where both names are of one inode and nothing is to be done.

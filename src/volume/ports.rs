@@ -1,15 +1,15 @@
 //! What the data path needs of the world: three small traits. The real peer gives it QUIC, a disk and the
 //! peer core; tests give it an in-memory network.
 
-use crate::id::{Author, BlockName, PeerTag};
-use crate::namespace::{Change, Namespace};
+use crate::id::{Author, BlockName, Ino, PeerTag};
+use crate::namespace::{Change, Lock, LockRequest, Namespace};
 use crate::policy::Geometry;
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use std::future::Future;
-use std::pin::Pin;
 use std::time::Duration;
 
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// One shard of one block, as it is named on disk and on the wire. The geometry is part of the name: while a block is
 /// encoded anew, a peer may hold a shard of the old kind and one of the new.
@@ -127,6 +127,53 @@ pub struct Candidate {
     pub leaving: bool,
 }
 
+/// Changes, and what they need.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Planned {
+    /// To be held, or nothing is changed.
+    pub leases: Vec<Ino>,
+    /// They store what was written while these leases were held: so they may still be made while another peer waits for
+    /// them.
+    pub unsaved: bool,
+    pub changes: Vec<Change>,
+}
+
+impl Planned {
+    /// Changes that need these leases.
+    pub fn under(leases: Vec<Ino>, changes: Vec<Change>) -> Planned {
+        Planned { leases, unsaved: false, changes }
+    }
+}
+
+/// Why a change was not made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// The plan says so.
+    Errno(Errno),
+    /// This peer may have missed something: `obtain` nothing, and look again.
+    OutOfTouch,
+    /// Some of these leases are elsewhere: `obtain` them, and look again.
+    Elsewhere(Vec<Ino>),
+}
+
+/// Keeps a lease here until it is dropped.
+pub struct Pin(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Pin {
+    /// A pin that calls this when it is dropped.
+    pub fn new(release: impl FnOnce() + Send + Sync + 'static) -> Pin {
+        Pin(Some(Box::new(release)))
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        if let Some(release) = self.0.take() {
+            release();
+        }
+    }
+}
+
 /// The control plane as the data path sees it.
 pub trait Control: Send + Sync + 'static {
     fn me(&self) -> PeerTag;
@@ -138,6 +185,23 @@ pub trait Control: Send + Sync + 'static {
     /// and on their way to the other peers when this returns. The result is the seq of the last op (0 if none).
     /// An error of `plan` is handed back and nothing is changed.
     fn change(&self, plan: &mut dyn FnMut(&Namespace) -> Result<Vec<Change>, Errno>) -> Result<u64, Errno>;
+    /// As `change`, under leases: the plan says which. Where this peer does not hold them, nothing is changed.
+    fn change_under(&self, plan: &mut dyn FnMut(&Namespace) -> Result<Planned, Errno>) -> Result<u64, Refusal>;
+    /// Holds the lease of a file here until the pin is dropped, if this peer holds it now.
+    fn pin(&self, ino: Ino) -> Result<Pin, Refusal>;
+    /// Whether what is here is the newest there is among the connected peers.
+    fn in_touch(&self) -> bool;
+    /// Waits until this peer is in touch and holds these leases; `EIO` when that takes too long.
+    fn obtain(&self, leases: Vec<Ino>) -> BoxFuture<'_, Result<(), Errno>>;
+    /// Takes a file lock for a process of this machine, waits for it, or tests for it: the lock in the way, if one is.
+    /// Whoever gets it sees what was written under the last one. Dropped, the request is taken back.
+    fn lock(&self, ino: Ino, request: LockRequest) -> BoxFuture<'_, Result<Option<Lock>, Errno>>;
+    /// Lets go of what an owner of this machine holds between two bytes, both included; others may have it when this
+    /// returns.
+    fn unlock(&self, ino: Ino, owner: u64, first: u64, last: u64) -> BoxFuture<'_, ()>;
+    /// Which of these inodes other machines have open, as far as they answer; one that lives and does not counts as
+    /// having all.
+    fn open_elsewhere(&self, inos: Vec<Ino>) -> BoxFuture<'_, BTreeSet<Ino>>;
     /// Waits until every connected peer has my ops up to `seq` (`durable`: on stable storage, here too). A peer
     /// that dies meanwhile is no longer waited for.
     fn settle(&self, seq: u64, durable: bool) -> BoxFuture<'_, Result<(), Errno>>;

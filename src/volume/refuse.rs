@@ -8,14 +8,16 @@ use crate::namespace::{Change, Namespace};
 use crate::policy::Partition;
 
 impl Volume {
-    /// As [`super::ports::Control::change`], for what a program asks for: `EROFS` where a directory refuses it on this side.
-    pub fn change(&self, plan: &mut dyn FnMut(&Namespace) -> Result<Vec<Change>, Errno>) -> Result<u64, Errno> {
-        let control = self.control();
-        control.change(&mut |names| {
-            let changes = plan(names)?;
-            let refused = changes.iter().any(|change| names.refuses(change));
-            if refused && !control.has_majority() { Err(Errno(libc::EROFS)) } else { Ok(changes) }
-        })
+    /// As [`super::ports::Control::change`], for what an owner asks for, without a lease: `EROFS` where a directory refuses
+    /// it on this side.
+    pub fn change_at_once(&self, plan: &mut dyn FnMut(&Namespace) -> Result<Vec<Change>, Errno>) -> Result<u64, Errno> {
+        self.control().change(&mut |names| plan(names).and_then(|changes| self.permitted(names, changes)))
+    }
+
+    /// The changes, if this side may make them.
+    pub(super) fn permitted(&self, names: &Namespace, changes: Vec<Change>) -> Result<Vec<Change>, Errno> {
+        let refused = changes.iter().any(|change| names.refuses(change));
+        if refused && !self.control().has_majority() { Err(Errno(libc::EROFS)) } else { Ok(changes) }
     }
 
     /// Whether the content of a file may be changed on this side: `EROFS` where its directory refuses it.
@@ -30,7 +32,7 @@ impl Volume {
 #[cfg(test)]
 mod tests {
     use super::super::attributes::AttributeChange;
-    use super::super::names::NewNode;
+    use super::super::names::{NewFile, NewNode};
     use super::super::testing::{Fault, Share};
     use super::super::{HandleId, OpenFlags};
     use super::*;
@@ -75,10 +77,11 @@ mod tests {
         cut(&share, Fault::Dead);
         let ino = volume.lookup(below, b"file").unwrap().ino;
         let node = NewNode { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0 };
+        let new = NewFile { parent: dir, name: b"new", mode: 0o644, uid: 0, gid: 0, flags: libc::O_RDWR };
         let mode = AttributeChange { mode: Some(0o600), ..AttributeChange::default() };
         let size = AttributeChange { size: Some(1), ..AttributeChange::default() };
         assert_eq!(volume.make(below, b"new", node.clone()).await.map(|_| ()), Err(REFUSED));
-        assert_eq!(volume.create(dir, b"new", 0o644, 0, 0, libc::O_RDWR).map(|_| ()), Err(REFUSED));
+        assert_eq!(volume.create(new).await.map(|_| ()), Err(REFUSED));
         assert_eq!(volume.unlink(below, b"file").await, Err(REFUSED));
         assert_eq!(volume.rmdir(below, b"empty").await, Err(REFUSED));
         assert_eq!(volume.rename(below, b"file", Ino::ROOT, b"out", 0).await, Err(REFUSED));

@@ -26,7 +26,10 @@ impl Volume {
     }
 
     async fn truncate_now(&self, file: &Arc<FileState>, size: u64) -> Result<(), Errno> {
-        self.change_content(file, |state, _| state.resize(size))?;
+        {
+            let _pin = self.pin(file.ino).await?;
+            self.change_content(file, |state, _| state.resize(size))?;
+        }
         if self.is_orphan(file.ino) {
             return Ok(());
         }
@@ -52,6 +55,7 @@ impl Volume {
             libc::FALLOC_FL_ZERO_RANGE => true,
             _ => return Err(Errno(libc::EOPNOTSUPP)),
         };
+        let _pin = self.pin(handle.file.ino).await?;
         self.change_content(&handle.file, |state, size| {
             if zeros {
                 state.overlay.punch(offset, end.min(size));
@@ -127,13 +131,17 @@ impl Volume {
         for part in self.parts(from.file.ino, start, end)? {
             let at = to_offset + (part.at() - start);
             let copied = match &part {
-                Part::Zeros { len, .. } => self.change_content(&target.file, |state, size| {
-                    state.overlay.punch(at, (at + len).min(size.max(at)));
-                    if at + len > size {
-                        state.resize(at + len);
-                    }
-                }),
+                Part::Zeros { len, .. } => {
+                    let _pin = self.pin(target.file.ino).await?;
+                    self.change_content(&target.file, |state, size| {
+                        state.overlay.punch(at, (at + len).min(size.max(at)));
+                        if at + len > size {
+                            state.resize(at + len);
+                        }
+                    })
+                }
                 Part::Block { len, block, inside, .. } if alike && block.len > 0 => {
+                    let _pin = self.pin(target.file.ino).await?;
                     self.change_content(&target.file, |state, size| {
                         state.overlay.share(at, *len as u32, *block, *inside);
                         if let Some(unsaved) = &mut state.unsaved {

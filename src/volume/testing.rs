@@ -4,7 +4,9 @@
 use super::ports::*;
 use super::{RepairBounds, Volume, VolumeSettings};
 use crate::id::{Author, BlockName, GroupId, Ino, PeerKey, PeerTag};
-use crate::namespace::{Change, Kind, Namespace, Place, SetAttributes};
+use crate::namespace::{
+    Change, Kind, Lock, LockError, LockOwner, LockRequest, LockTable, Namespace, Place, SetAttributes,
+};
 use crate::policy::Policy;
 use crate::time::WallTime;
 use bytes::Bytes;
@@ -61,6 +63,8 @@ struct Shared {
     suspected: Mutex<BTreeSet<(PeerTag, ShardId)>>,
     /// How peers search; `None`: they are told.
     asking: Mutex<Option<Ask>>,
+    locks: Mutex<LockTable>,
+    open_elsewhere: Mutex<BTreeSet<Ino>>,
 }
 
 #[derive(Default)]
@@ -90,6 +94,8 @@ impl Share {
             searches: AtomicU64::new(0),
             suspected: Mutex::default(),
             asking: Mutex::default(),
+            locks: Mutex::default(),
+            open_elsewhere: Mutex::default(),
         };
         Share { shared: Arc::new(shared) }
     }
@@ -200,6 +206,16 @@ impl Share {
     /// Shards in a peer's store.
     pub fn shards(&self, peer: PeerTag) -> usize {
         self.peer(peer).shards.lock().len()
+    }
+
+    /// Some machine without a volume here has the inode open, or not any more.
+    pub fn open_elsewhere(&self, ino: Ino, open: bool) {
+        let mut all = self.shared.open_elsewhere.lock();
+        if open {
+            all.insert(ino)
+        } else {
+            all.remove(&ino)
+        };
     }
 
     /// Searches so far, of all peers.
@@ -332,6 +348,54 @@ impl Control for End {
         }
         namespace.change(self.author(), now, changes);
         Ok(namespace.vector().get(self.author()))
+    }
+
+    fn change_under(&self, plan: &mut dyn FnMut(&Namespace) -> Result<Planned, Errno>) -> Result<u64, Refusal> {
+        self.change(&mut |namespace| plan(namespace).map(|planned| planned.changes)).map_err(Refusal::Errno)
+    }
+
+    fn pin(&self, _ino: Ino) -> Result<Pin, Refusal> {
+        Ok(Pin::new(|| {}))
+    }
+
+    fn in_touch(&self) -> bool {
+        true
+    }
+
+    fn obtain(&self, _leases: Vec<Ino>) -> BoxFuture<'_, Result<(), Errno>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn lock(&self, ino: Ino, request: LockRequest) -> BoxFuture<'_, Result<Option<Lock>, Errno>> {
+        Box::pin(async move {
+            let locks = &self.share.shared.locks;
+            match request {
+                LockRequest::Test { lock } => Ok(locks.lock().conflict(ino, &lock)),
+                LockRequest::Take { lock, wait } => loop {
+                    let (taken, held) = {
+                        let mut table = locks.lock();
+                        (table.take(ino, lock), table.conflict(ino, &lock))
+                    };
+                    match taken {
+                        Ok(_) => return Ok(None),
+                        Err(LockError::Held) if wait => tokio::time::sleep(Duration::from_millis(5)).await,
+                        Err(LockError::Held) => return Ok(held),
+                        Err(_) => return Err(Errno(libc::ENOLCK)),
+                    }
+                },
+            }
+        })
+    }
+
+    fn unlock(&self, ino: Ino, owner: u64, first: u64, last: u64) -> BoxFuture<'_, ()> {
+        self.share.shared.locks.lock().unlock(ino, LockOwner { peer: self.me, number: owner }, first, last);
+        Box::pin(async {})
+    }
+
+    fn open_elsewhere(&self, inos: Vec<Ino>) -> BoxFuture<'_, BTreeSet<Ino>> {
+        let open = self.share.shared.open_elsewhere.lock();
+        let open = inos.into_iter().filter(|ino| open.contains(ino)).collect();
+        Box::pin(async move { open })
     }
 
     fn settle(&self, seq: u64, _durable: bool) -> BoxFuture<'_, Result<(), Errno>> {

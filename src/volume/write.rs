@@ -3,7 +3,7 @@
 
 use super::dirty::{CHUNK, Job, Progress, Reserved, Run};
 use super::handle::{FileContent, FileState};
-use super::ports::Errno;
+use super::ports::{Errno, Planned};
 use super::{HandleId, MAX_FILE_BYTES, Volume};
 use crate::id::BlockName;
 use crate::namespace::{Change, NewBlock, SetAttributes};
@@ -36,7 +36,7 @@ impl Volume {
             return Err(errno);
         }
         if kill_suid {
-            self.clear_suid(file)?;
+            self.clear_suid(file).await?;
         }
         let part = (CHUNK as usize).min(self.inner.settings.dirty_bytes as usize / 2).max(1);
         let mut done = 0;
@@ -55,6 +55,7 @@ impl Volume {
     /// Lays bytes at an offset, or at the end of the file.
     async fn write_part(&self, file: &Arc<FileState>, at: Option<u64>, data: &[u8]) -> Result<usize, Errno> {
         let room = self.room(file, data.len()).await?;
+        let pin = self.pin(file.ino).await?;
         let laid = self.change_content(file, |state, size| {
             let at = at.unwrap_or(size);
             let len = (data.len() as u64).min(MAX_FILE_BYTES.saturating_sub(at)) as usize;
@@ -71,13 +72,14 @@ impl Volume {
             self.balance(state, 0);
             Some((len, self.seal(state, at, end, false)))
         })?;
+        drop(pin);
         let (len, jobs) = laid.ok_or(Errno(libc::EFBIG))?;
         jobs.into_iter().for_each(|job| self.launch(file, job));
         Ok(len)
     }
 
     /// Takes setuid and setgid away at once, so that bits set after this write stay.
-    fn clear_suid(&self, file: &FileState) -> Result<(), Errno> {
+    async fn clear_suid(&self, file: &FileState) -> Result<(), Errno> {
         let ino = file.ino;
         let kept = |mode: u32| {
             let group = if mode & 0o010 != 0 { 0o2000 } else { 0 };
@@ -85,11 +87,12 @@ impl Volume {
         };
         let set = self.inner.control.namespace().inode(ino).is_some_and(|inode| kept(inode.mode) != inode.mode);
         if set {
-            self.change(&mut |namespace| {
+            self.change(|namespace| {
                 let inode = namespace.inode(ino).ok_or(Errno(libc::ESTALE))?;
                 let set = SetAttributes { mode: Some(kept(inode.mode)), ..SetAttributes::default() };
-                Ok(vec![Change::SetAttributes { ino, set }])
-            })?;
+                Ok(Planned::under(vec![ino], vec![Change::SetAttributes { ino, set }]))
+            })
+            .await?;
         }
         Ok(())
     }

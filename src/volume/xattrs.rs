@@ -2,7 +2,7 @@
 
 use super::Volume;
 use super::names::inode;
-use super::ports::Errno;
+use super::ports::{Errno, Planned};
 use crate::id::Ino;
 use crate::namespace::{Change, Inode, Kind, NAME_BYTES, Namespace, XATTR_BYTES};
 use crate::policy::Policy;
@@ -68,12 +68,14 @@ impl Volume {
         }
         let (name, value) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
         let ctime = self.control().now();
-        let seq = self.change(&mut |names| {
+        let plan = |names: &Namespace| {
             allowed(inode(names, ino)?, &name, libc::EPERM)?;
             exists(names.xattr(ino, &name).is_some(), create, replace)?;
             room(names, ino, &name, &value)?;
-            Ok(vec![Change::SetXattr { ino, name: name.clone(), value: Some(value.clone()), ctime }])
-        })?;
+            let change = Change::SetXattr { ino, name: name.clone(), value: Some(value.clone()), ctime };
+            Ok(Planned::under(vec![ino], vec![change]))
+        };
+        let seq = self.change(plan).await?;
         self.settle(seq).await
     }
 
@@ -84,11 +86,13 @@ impl Volume {
         }
         let name = Bytes::copy_from_slice(name);
         let ctime = self.control().now();
-        let seq = self.change(&mut |names| {
+        let plan = |names: &Namespace| {
             allowed(inode(names, ino)?, &name, libc::EPERM)?;
             names.xattr(ino, &name).ok_or(Errno(libc::ENODATA))?;
-            Ok(vec![Change::SetXattr { ino, name: name.clone(), value: None, ctime }])
-        })?;
+            let change = Change::SetXattr { ino, name: name.clone(), value: None, ctime };
+            Ok(Planned::under(vec![ino], vec![change]))
+        };
+        let seq = self.change(plan).await?;
         self.settle(seq).await
     }
 
@@ -97,14 +101,15 @@ impl Volume {
         &self,
         ino: Ino,
         policy: Option<Policy>,
-        check: impl Fn(Option<Policy>) -> Result<(), Errno>,
+        check: impl Fn(Option<Policy>) -> Result<(), Errno> + Send + Sync,
     ) -> Result<(), Errno> {
-        let seq = self.change(&mut |names| {
+        let plan = |names: &Namespace| {
             let inode = inode(names, ino)?;
             allowed(inode, POLICY_XATTR, libc::EPERM)?;
             check(inode.policy)?;
-            Ok(vec![Change::SetPolicy { ino, policy }])
-        })?;
+            Ok(Planned::under(vec![ino], vec![Change::SetPolicy { ino, policy }]))
+        };
+        let seq = self.change(plan).await?;
         self.settle(seq).await
     }
 }

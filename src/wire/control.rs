@@ -1,6 +1,6 @@
 //! What goes over the ordered control stream that each of two peers has to the other.
 
-use super::{MAX_CONTROL_BYTES, MAX_ROSTER, MAX_TEXT, Message, WireError, malformed};
+use super::{LeaseMessage, LockMessage, MAX_CONTROL_BYTES, MAX_ROSTER, MAX_TEXT, Message, WireError, malformed};
 use crate::group::ANNOUNCED;
 use crate::id::{GroupId, ShareId};
 use crate::namespace::{Op, VersionVector};
@@ -47,6 +47,10 @@ pub enum ControlMessage {
     Search(SearchMessage),
     /// What my clock says: told on a new connection, and now and then.
     Clock { now: WallTime },
+    /// Of leases.
+    Lease(LeaseMessage),
+    /// Of file locks.
+    Lock(LockMessage),
 }
 
 impl Message for Preface {
@@ -71,6 +75,8 @@ impl Message for ControlMessage {
             ControlMessage::Have { vector, durable, .. } => bounded(vector).and_then(|()| bounded(durable)),
             ControlMessage::Working { groups } if groups.len() > ANNOUNCED => Err(malformed("work on too many groups")),
             ControlMessage::Search(message) => message.check().map_err(malformed),
+            ControlMessage::Lease(message) => message.check().map_err(malformed),
+            ControlMessage::Lock(message) => message.check().map_err(malformed),
             ControlMessage::Working { .. }
             | ControlMessage::Ops(_)
             | ControlMessage::SyncUpTo { .. }
@@ -85,11 +91,11 @@ impl Message for ControlMessage {
 mod tests {
     use super::*;
     use crate::id::{Author, BlockName, Ino, PeerTag, hex};
-    use crate::namespace::Change;
+    use crate::namespace::{Change, Lock, LockKind, LockOwner, LockRequest, Tenure};
     use crate::overlay::{Answer, Bloom, Piece, Query, QueryId, Spread};
     use crate::policy::Geometry;
     use crate::time::{Hlc, Stamp};
-    use crate::wire::{decode, encode};
+    use crate::wire::{LockOutcome, decode, encode};
 
     fn vector() -> VersionVector {
         VersionVector([(Author::new(PeerTag(7), 0), 300), (Author::new(PeerTag(0xabcdef), 0), 1)].into())
@@ -99,6 +105,8 @@ mod tests {
     fn every_control_message_has_its_golden_bytes() {
         let stamp = Stamp { time: Hlc(5), author: Author::new(PeerTag(7), 0) };
         let id = QueryId { asker: PeerTag(7), number: 300 };
+        let owner = LockOwner { peer: PeerTag(7), number: 5 };
+        let lock = Lock { owner, kind: LockKind::Exclusive, first: 2, last: 9, pid: 300 };
         let query = |spread| Query { id, block: BlockName([0x22; 32]), hops: 2, spread };
         let pieces = vec![Piece { geometry: Geometry { data: 4, parity: 2 }, index: 3 }];
         let block = "22".repeat(32);
@@ -135,6 +143,64 @@ mod tests {
             ),
             (ControlMessage::Search(SearchMessage::Summary(vec![Bloom::default()])), "01080201080000000000000000"),
             (ControlMessage::Clock { now: WallTime(300) }, "0109d804"),
+            (ControlMessage::Lease(LeaseMessage::Beat { sent: 300 }), "010a00ac02"),
+            (ControlMessage::Lease(LeaseMessage::Answer { sent: 300 }), "010a01ac02"),
+            (ControlMessage::Lease(LeaseMessage::Want { ino: Ino(9) }), "010a0209"),
+            (
+                ControlMessage::Lease(LeaseMessage::Granted { ino: Ino(9), vector: vector(), locks: vec![lock] }),
+                "010a03090207ac02ef9baf0501010705010209ac02",
+            ),
+            (
+                ControlMessage::Lease(LeaseMessage::Elsewhere { ino: Ino(9), vector: vector() }),
+                "010a04090207ac02ef9baf0501",
+            ),
+            (ControlMessage::Lease(LeaseMessage::Lack { vector: vector() }), "010a050207ac02ef9baf0501"),
+            (
+                ControlMessage::Lock(LockMessage::Request {
+                    id: 3,
+                    ino: Ino(9),
+                    request: LockRequest::Take { lock, wait: true },
+                }),
+                "010b000309010705010209ac0201",
+            ),
+            (
+                ControlMessage::Lock(LockMessage::Request { id: 3, ino: Ino(9), request: LockRequest::Test { lock } }),
+                "010b000309000705010209ac02",
+            ),
+            (
+                ControlMessage::Lock(LockMessage::Outcome {
+                    id: 3,
+                    outcome: LockOutcome::Held(lock),
+                    vector: vector(),
+                }),
+                "010b0103010705010209ac020207ac02ef9baf0501",
+            ),
+            (ControlMessage::Lock(LockMessage::Unlock { ino: Ino(9), owner: 5, first: 2, last: 9 }), "010b0209050209"),
+            (ControlMessage::Lock(LockMessage::Withdraw { id: 3 }), "010b0303"),
+            (
+                ControlMessage::Lock(LockMessage::Holds { locks: vec![(Ino(9), lock)], all: true }),
+                "010b0401090705010209ac0201",
+            ),
+            (
+                ControlMessage::Lock(LockMessage::Elsewhere { ino: Ino(9), owner: 5, first: 2, last: 9 }),
+                "010b0509050209",
+            ),
+            (
+                ControlMessage::Lock(LockMessage::Unlocked { ino: Ino(9), owner: 5, first: 2, last: 9 }),
+                "010b0609050209",
+            ),
+            (ControlMessage::Lock(LockMessage::Tell), "010b07"),
+            (ControlMessage::Lock(LockMessage::Keeps { ino: Ino(9), locks: vec![lock] }), "010b0809010705010209ac02"),
+            (ControlMessage::Lock(LockMessage::Lost { ino: Ino(9), owner: 5 }), "010b090905"),
+            (
+                ControlMessage::Lease(LeaseMessage::Vacant { tenure: Tenure { peer: PeerTag(7), number: 2 } }),
+                "010a060702",
+            ),
+            (ControlMessage::Lease(LeaseMessage::Depose { peer: PeerTag(7), round: 300 }), "010a0707ac02"),
+            (
+                ControlMessage::Lease(LeaseMessage::Agreed { peer: PeerTag(7), round: 1, vector: vector() }),
+                "010a0807010207ac02ef9baf0501",
+            ),
         ];
         for (message, bytes) in golden {
             assert_eq!(hex(&encode(&message).unwrap()), bytes, "{message:?}");

@@ -9,14 +9,19 @@ mod base32;
 mod control;
 mod invite;
 mod join;
+mod lease;
+mod lock;
 mod request;
 mod ticket;
 
 pub use control::{ControlMessage, Preface};
 pub use invite::{InviteBook, MAX_INVITATIONS};
 pub use join::{JoinRefusal, JoinReply, JoinRequest, JoinWelcome, check_record};
+pub use lease::LeaseMessage;
+pub use lock::{LockMessage, LockOutcome, MAX_LOCKS};
 pub use request::{
-    Failure, Haste, MAX_NAMED, PeerStats, PeerUpkeep, Request, Response, ShardHeader, decode_names, encode_names,
+    Failure, Haste, MAX_NAMED, MAX_OPEN, PeerStats, PeerUpkeep, Request, Response, ShardHeader, decode_inos,
+    decode_names, encode_inos, encode_names,
 };
 pub use ticket::{Inviter, Secret, Ticket, TicketError};
 

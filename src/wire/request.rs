@@ -2,7 +2,7 @@
 
 use super::{MAX_HEADER_BYTES, MAX_REASON, Message, WireError, malformed, short};
 use crate::group::{ANNOUNCED, Done, Lacking, NAMED_LACKING};
-use crate::id::{BlockName, GroupId, PeerTag};
+use crate::id::{BlockName, GroupId, Ino, PeerTag};
 use crate::namespace::BLOCK_BYTES;
 use crate::policy::{Geometry, MAX_SHARDS};
 use crate::volume::ports::{Shard, ShardError, ShardId, StoreUsage};
@@ -33,6 +33,8 @@ pub enum Request {
     Upkeep,
     /// Do this now. Answer: `Done`, at once.
     Hurry(Haste),
+    /// Which of these files do you have open? So many inodes follow. Answer: `Open`.
+    Open { count: u16 },
 }
 
 /// What a peer does from time to time, and somebody wants done now.
@@ -63,6 +65,34 @@ pub enum Response {
         count: u16,
     },
     Upkeep(PeerUpkeep),
+    /// So many inodes follow.
+    Open {
+        count: u16,
+    },
+}
+
+/// The most inodes that one `Open` names.
+pub const MAX_OPEN: usize = 1024;
+
+/// Bytes of one inode's number where many follow a header.
+const INO_BYTES: usize = 8;
+
+/// Inodes, one behind the other, big-endian.
+pub fn encode_inos(inos: &[Ino]) -> Bytes {
+    inos.iter().flat_map(|ino| ino.0.to_be_bytes()).collect()
+}
+
+/// The inodes in these bytes.
+pub fn decode_inos(bytes: &[u8]) -> Result<Vec<Ino>, WireError> {
+    let (inos, rest) = bytes.as_chunks::<INO_BYTES>();
+    if !rest.is_empty() {
+        return Err(malformed("an inode's number is cut short"));
+    }
+    Ok(inos.iter().map(|bytes| Ino(u64::from_be_bytes(*bytes))).collect())
+}
+
+fn check_open(count: u16) -> Result<(), WireError> {
+    if usize::from(count) > MAX_OPEN { Err(malformed(format!("{count} inodes in one question"))) } else { Ok(()) }
 }
 
 /// The most shards that one `Lacking` names.
@@ -202,6 +232,7 @@ impl Request {
         match self {
             Request::PutShard(header) => header.shard_bytes(),
             Request::Lacking { count, .. } => usize::from(*count) * NAMED_BYTES,
+            Request::Open { count } => usize::from(*count) * INO_BYTES,
             Request::GetShard(_)
             | Request::SyncShards
             | Request::Stats
@@ -220,6 +251,7 @@ impl Response {
         match self {
             Response::Shard(header) => header.shard_bytes(),
             Response::Lacking { count } => usize::from(*count) * NAMED_BYTES,
+            Response::Open { count } => usize::from(*count) * INO_BYTES,
             Response::Stored
             | Response::Synced
             | Response::Stats(_)
@@ -265,6 +297,7 @@ impl Message for Request {
             Request::PutShard(header) => header.check(),
             Request::GetShard(id) | Request::Suspect(id) => check_shard(id),
             Request::Lacking { count, .. } => check_named(*count),
+            Request::Open { count } => check_open(*count),
             Request::SyncShards
             | Request::Stats
             | Request::Snapshot
@@ -282,6 +315,7 @@ impl Message for Response {
         match self {
             Response::Shard(header) => header.check(),
             Response::Lacking { count } => check_named(*count),
+            Response::Open { count } => check_open(*count),
             Response::Snapshot { chunks } if *chunks > super::MAX_CHUNKS => {
                 Err(malformed(format!("a snapshot of {chunks} pieces")))
             }
@@ -337,6 +371,7 @@ mod tests {
             (Request::Upkeep, "0108".into()),
             (Request::Hurry(Haste::Repair), "010900".into()),
             (Request::Hurry(Haste::Scrub), "010901".into()),
+            (Request::Open { count: 300 }, "010aac02".into()),
         ];
         for (message, bytes) in requests {
             assert_eq!(hex(&encode(&message).unwrap()), bytes, "{message:?}");
@@ -374,6 +409,7 @@ mod tests {
             (Response::Done, "0105".into()),
             (Response::Lacking { count: 300 }, "0107ac02".into()),
             (Response::Upkeep(upkeep), "01080102030405010708090a0b010c0d0e01010f".into()),
+            (Response::Open { count: 300 }, "0109ac02".into()),
             (Response::Error(Failure::Missing), "010600".into()),
             (Response::Error(Failure::Damaged("rot".into())), "01060103726f74".into()),
             (Response::Error(Failure::Full), "010602".into()),

@@ -20,3 +20,4 @@ mod self_check;
 mod share;
 mod simulations;
 mod thrash;
+mod together;

@@ -115,7 +115,7 @@ impl Daemon {
                 ),
                 _ => error.to_string(),
             };
-            let seq = self.volume.change(&mut |_| Ok(changes.clone())).map_err(refused)?;
+            let seq = self.volume.change_at_once(&mut |_| Ok(changes.clone())).map_err(refused)?;
             self.host
                 .settle(seq, false)
                 .await

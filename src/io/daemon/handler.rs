@@ -84,6 +84,13 @@ impl Handler for PeerHandler {
                     self.household.hurry(&self.host, haste);
                     (Response::Done, Bytes::new())
                 }
+                Request::Open { .. } => match crate::wire::decode_inos(&body) {
+                    Ok(mut inos) => {
+                        inos.retain(|ino| self.volume.get().is_some_and(|volume| volume.is_open(*ino)));
+                        (Response::Open { count: inos.len() as u16 }, crate::wire::encode_inos(&inos))
+                    }
+                    Err(error) => (Response::Error(Failure::Unavailable(error.to_string())), Bytes::new()),
+                },
                 // The transport answers it through `snapshot`.
                 Request::Snapshot => (Response::Error(Failure::Unavailable("ask for its pieces".into())), Bytes::new()),
             }

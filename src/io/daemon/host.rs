@@ -10,13 +10,15 @@ use crate::group::{Outcome, Work};
 use crate::id::{Author, BlockName, Ino, PeerTag, ShareId};
 use crate::io::quic::{Network, RosterPeer};
 use crate::io::store::OpLog;
-use crate::namespace::{Change, Key, Namespace, Op, PeerRecord, VersionVector};
+use crate::namespace::{Change, Key, Lock, LockRequest, Namespace, Op, PeerRecord, VersionVector};
 use crate::overlay::{Piece, QueryId};
-use crate::peer::{Effect, Event, Past, Peer, Timer};
-use crate::time::WallTime;
+use crate::peer::{Effect, Event, Hindrance, Need, Past, Peer, Timer};
+use crate::time::{Instant, Moment, WallTime};
 use crate::volume::Volume;
-use crate::volume::ports::{BoxFuture, Candidate, Control, Errno, ShardId, ShardStore, StoreUsage};
-use crate::wire::{ControlMessage, Request};
+use crate::volume::ports::{
+    BoxFuture, Candidate, Control, Errno, Pin, Planned, Refusal, ShardId, ShardStore, StoreUsage,
+};
+use crate::wire::{ControlMessage, LockOutcome, Request, Response, decode_inos, encode_inos};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -37,8 +39,21 @@ const SUSPECT_DEADLINE: Duration = Duration::from_secs(3);
 /// The longest a search is waited for: three rounds, on a very busy machine.
 const SEARCH_DEADLINE: Duration = Duration::from_secs(5);
 
+/// The longest somebody waits for a lease: its holder stores what is unsaved first, or is found dead and deposed.
+const LEASE_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long a peer may take to say which files it has open.
+const OPEN_DEADLINE: Duration = Duration::from_secs(3);
+
 /// Where the answer to a search goes: who said to have which shards.
 type Searching = oneshot::Sender<Vec<(PeerTag, ShardId)>>;
+
+/// Who waits for a lock.
+struct Applicant {
+    tell: oneshot::Sender<LockOutcome>,
+    ino: Ino,
+    request: LockRequest,
+}
 
 /// A running peer.
 pub struct Host {
@@ -60,6 +75,13 @@ pub struct Host {
     /// Who waits for which search, and the number of the next.
     searches: Mutex<BTreeMap<u64, Searching>>,
     next_search: AtomicU64,
+    /// Who waits for which leases, or to be in touch, and the number of the next.
+    needs: Mutex<BTreeMap<u64, oneshot::Sender<()>>>,
+    next_need: AtomicU64,
+    /// Who waits for what came of which request for a lock; numbered like needs.
+    locks: Mutex<BTreeMap<u64, Applicant>>,
+    /// Until when this peer is in touch, by the steady clock, in nanoseconds.
+    in_touch_until: AtomicU64,
     timers: Mutex<Timers>,
     timer_set: tokio::sync::Notify,
     telling_roster: Mutex<()>,
@@ -105,6 +127,10 @@ impl Host {
             next_number,
             searches: Mutex::default(),
             next_search: AtomicU64::new(0),
+            needs: Mutex::default(),
+            locks: Mutex::default(),
+            next_need: AtomicU64::new(0),
+            in_touch_until: AtomicU64::new(0),
             timers: Mutex::default(),
             timer_set: tokio::sync::Notify::new(),
             telling_roster: Mutex::new(()),
@@ -185,11 +211,18 @@ impl Host {
             }
             _ => {}
         }
+        // Ops, of which there are many, change nothing about being in touch, save where they were waited for.
+        let touches =
+            !matches!(&event, Event::Control { message: ControlMessage::Ops(_) | ControlMessage::Have { .. }, .. })
+                || !self.in_touch();
         let mut core = self.core.lock();
         let started = std::time::Instant::now();
         let effects = {
             let mut namespace = self.namespace.write();
-            let effects = core.handle(&mut namespace, event, self.now());
+            let effects = core.handle(&mut namespace, event, self.moment());
+            if touches {
+                self.in_touch_until.store(core.in_touch_until(&namespace).0, Ordering::Relaxed);
+            }
             // After a power cut others give this peer back ops of its own: the numbers in them are used up.
             self.next_number.fetch_max(namespace.counter(self.me) + 1, Ordering::Relaxed);
             effects
@@ -252,8 +285,29 @@ impl Host {
                         let _ = waiting.send(found);
                     }
                 }
+                Effect::Provided(id) => {
+                    if let Some(waiting) = self.needs.lock().remove(&id) {
+                        // Whoever waited may have given up.
+                        let _ = waiting.send(());
+                    }
+                }
+                Effect::Locked { id, outcome } => {
+                    let applicant = self.locks.lock().remove(&id);
+                    if let Some(Applicant { tell, ino, request }) = applicant
+                        && let Err(outcome) = tell.send(outcome)
+                    {
+                        self.let_go_of(ino, request, outcome);
+                    }
+                }
+                Effect::LockLost { ino } => {
+                    if let Some(volume) = self.volume.get() {
+                        volume.lock_lost(ino);
+                    }
+                }
+                Effect::Recall(ino) => self.recall(ino),
+                Effect::Deposed => self.deposed(),
                 Effect::Settled => self.settled.notify_waiters(),
-                Effect::Refused { peer, why } => tracing::debug!(%peer, "a datagram was refused: {why}"),
+                Effect::Refused { peer, why } => tracing::debug!(%peer, "was not obeyed: {why}"),
                 Effect::ClockDiffers { peer, ahead_ms } => {
                     self.reports.note(self.name_of(peer), clock_words(ahead_ms), self.now());
                 }
@@ -335,6 +389,63 @@ impl Host {
                 host.handle(Event::Holds { query, pieces });
             }
         });
+    }
+
+    /// A lock came for a process that had given up. From a task of its own: the core is held here.
+    fn let_go_of(&self, ino: Ino, request: LockRequest, outcome: LockOutcome) {
+        if let (LockRequest::Take { lock, .. }, LockOutcome::Done) = (request, outcome) {
+            let this = self.this.clone();
+            self.runtime.spawn(async move {
+                if let Some(host) = this.upgrade() {
+                    host.unlock(ino, lock.owner.number, lock.first, lock.last).await;
+                }
+            });
+        }
+    }
+
+    /// Has stored what is unsaved of a file, in a task of its own: that makes changes, and the core is held here.
+    fn recall(&self, ino: Ino) {
+        let (this, volume) = (self.this.clone(), self.volume.get().cloned());
+        self.runtime.spawn(async move {
+            if let Some(volume) = volume {
+                volume.recall(ino).await;
+            }
+            if let Some(host) = this.upgrade() {
+                host.handle(Event::Recalled(ino));
+            }
+        });
+    }
+
+    fn deposed(&self) {
+        tracing::warn!("this machine was taken for dead, and others took its leases over");
+        if let Some(volume) = self.volume.get().cloned() {
+            self.runtime.spawn_blocking(move || volume.deposed());
+        }
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { wall: self.now(), steady: steady() }
+    }
+
+    /// Changes the namespace under the core's lock, as far as the core may.
+    fn change_in(&self, core: &mut Peer, changes: Vec<Change>) -> Result<u64, Errno> {
+        if changes.is_empty() {
+            return Ok(0);
+        }
+        let now = self.now();
+        let (before, asked) = {
+            let namespace = self.namespace.read();
+            // The namespace leaves out what every peer would refuse: nobody may take that for done.
+            if let Some(what) = changes.iter().find_map(|change| namespace.check(self.author(), now, change).err()) {
+                tracing::error!("a change of this peer is out of bounds and is not made: {what}");
+                return Err(Errno(libc::EINVAL));
+            }
+            (namespace.vector().get(self.author()), changes.len() as u64)
+        };
+        let (seq, effects) = core.change(&mut self.namespace.write(), changes, now);
+        self.carry_out(core, effects);
+        // It also leaves out changes of inodes that are not there.
+        if seq < before + asked { Err(Errno(libc::ESTALE)) } else { Ok(seq) }
     }
 
     /// Who carries out what the groups need; once.
@@ -446,6 +557,53 @@ impl Host {
     }
 }
 
+/// A need that ends with whoever has it.
+struct Forget<'a> {
+    host: &'a Host,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        if self.host.needs.lock().remove(&self.id).is_some() {
+            self.host.handle(Event::Forget { id: self.id });
+        }
+    }
+}
+
+/// A request for a lock that is taken back with whoever made it.
+struct WaitingForLock<'a> {
+    host: &'a Host,
+    id: u64,
+    ino: Ino,
+    request: LockRequest,
+    told: oneshot::Receiver<LockOutcome>,
+    answered: bool,
+}
+
+impl Drop for WaitingForLock<'_> {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        // Whoever answers from now on finds nobody there, and lets go of the lock.
+        self.told.close();
+        match self.told.try_recv() {
+            Ok(outcome) => self.host.let_go_of(self.ino, self.request, outcome),
+            Err(_) => self.host.handle(Event::ForgetLock { id: self.id }),
+        }
+        self.host.locks.lock().remove(&self.id);
+    }
+}
+
+/// The clock that only goes on, and does so while the machine sleeps.
+fn steady() -> Instant {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a value of the type asked for, which lives through the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    Instant(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
 /// What is known of a peer.
 #[derive(Clone, Copy, Default)]
 struct Seen {
@@ -516,23 +674,128 @@ impl Control for Host {
     fn change(&self, plan: &mut dyn FnMut(&Namespace) -> Result<Vec<Change>, Errno>) -> Result<u64, Errno> {
         let mut core = self.core.lock();
         let changes = plan(&self.namespace.read())?;
-        if changes.is_empty() {
-            return Ok(0);
-        }
-        let now = self.now();
-        let (before, asked) = {
+        self.change_in(&mut core, changes)
+    }
+
+    fn change_under(&self, plan: &mut dyn FnMut(&Namespace) -> Result<Planned, Errno>) -> Result<u64, Refusal> {
+        let mut core = self.core.lock();
+        let planned = {
             let namespace = self.namespace.read();
-            // The namespace leaves out what every peer would refuse: nobody may take that for done.
-            if let Some(what) = changes.iter().find_map(|change| namespace.check(self.author(), now, change).err()) {
-                tracing::error!("a change of this peer is out of bounds and is not made: {what}");
-                return Err(Errno(libc::EINVAL));
+            // What is looked at must be the newest, or the plan may fail for a reason that is none any more.
+            core.may(&namespace, &[], steady()).map_err(|_| Refusal::OutOfTouch)?;
+            let planned = plan(&namespace).map_err(Refusal::Errno)?;
+            let may = match planned.unsaved {
+                true => core.may_store(&namespace, &planned.leases, steady()),
+                false => core.may(&namespace, &planned.leases, steady()),
+            };
+            match may {
+                Ok(()) => planned,
+                Err(Hindrance::OutOfTouch) => return Err(Refusal::OutOfTouch),
+                Err(Hindrance::Elsewhere) => return Err(Refusal::Elsewhere(planned.leases)),
             }
-            (namespace.vector().get(self.author()), changes.len() as u64)
         };
-        let (seq, effects) = core.change(&mut self.namespace.write(), changes, now);
-        self.carry_out(&mut core, effects);
-        // It also leaves out changes of inodes that are not there.
-        if seq < before + asked { Err(Errno(libc::ESTALE)) } else { Ok(seq) }
+        self.change_in(&mut core, planned.changes).map_err(Refusal::Errno)
+    }
+
+    fn pin(&self, ino: Ino) -> Result<Pin, Refusal> {
+        match self.core.lock().pin(&self.namespace.read(), ino, steady()) {
+            Ok(()) => {
+                let this = self.this.clone();
+                Ok(Pin::new(move || {
+                    if let Some(host) = this.upgrade() {
+                        let mut core = host.core.lock();
+                        let effects = core.unpin(&mut host.namespace.write(), ino, host.moment());
+                        host.carry_out(&mut core, effects);
+                    }
+                }))
+            }
+            Err(Hindrance::OutOfTouch) => Err(Refusal::OutOfTouch),
+            Err(Hindrance::Elsewhere) => Err(Refusal::Elsewhere(vec![ino])),
+        }
+    }
+
+    fn in_touch(&self) -> bool {
+        steady().0 < self.in_touch_until.load(Ordering::Relaxed)
+    }
+
+    fn obtain(&self, leases: Vec<Ino>) -> BoxFuture<'_, Result<(), Errno>> {
+        Box::pin(async move {
+            let id = self.next_need.fetch_add(1, Ordering::Relaxed);
+            let (tell, told) = oneshot::channel();
+            self.needs.lock().insert(id, tell);
+            let forget = Forget { host: self, id };
+            let need = if leases.is_empty() { Need::Touch } else { Need::Leases(leases.iter().copied().collect()) };
+            self.handle(Event::Need { id, need });
+            let provided = tokio::time::timeout(LEASE_DEADLINE, told).await;
+            drop(forget);
+            if matches!(provided, Ok(Ok(()))) {
+                return Ok(());
+            }
+            let why = self.with_core(|core, namespace| core.what_is_missing(namespace, &leases, steady()));
+            tracing::error!("a lease did not come within {LEASE_DEADLINE:?}: {why}");
+            Err(Errno(libc::EIO))
+        })
+    }
+
+    fn lock(&self, ino: Ino, request: LockRequest) -> BoxFuture<'_, Result<Option<Lock>, Errno>> {
+        Box::pin(async move {
+            let id = self.next_need.fetch_add(1, Ordering::Relaxed);
+            let (tell, told) = oneshot::channel();
+            self.locks.lock().insert(id, Applicant { tell, ino, request });
+            let mut waiting = WaitingForLock { host: self, id, ino, request, told, answered: false };
+            self.handle(Event::Lock { id, ino, request });
+            let outcome = match request {
+                // For as long as its holder likes.
+                LockRequest::Take { wait: true, .. } => (&mut waiting.told).await.ok(),
+                _ => tokio::time::timeout(LEASE_DEADLINE, &mut waiting.told).await.ok().and_then(Result::ok),
+            };
+            waiting.answered = outcome.is_some();
+            match outcome {
+                Some(LockOutcome::Done) => Ok(None),
+                Some(LockOutcome::Held(lock)) => Ok(Some(lock)),
+                Some(LockOutcome::Deadlock) => Err(Errno(libc::EDEADLK)),
+                Some(LockOutcome::TooMany | LockOutcome::Queued | LockOutcome::Again) => Err(Errno(libc::ENOLCK)),
+                None => {
+                    tracing::error!(%ino, "the peer that keeps the file's locks did not answer within {LEASE_DEADLINE:?}");
+                    Err(Errno(libc::EIO))
+                }
+            }
+        })
+    }
+
+    fn unlock(&self, ino: Ino, owner: u64, first: u64, last: u64) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let id = self.next_need.fetch_add(1, Ordering::Relaxed);
+            let (tell, told) = oneshot::channel();
+            self.needs.lock().insert(id, tell);
+            self.handle(Event::Unlock { id, ino, owner, first, last });
+            // Whoever keeps it has been told, or is when it can be.
+            let _ = tokio::time::timeout(LEASE_DEADLINE, told).await;
+            self.needs.lock().remove(&id);
+        })
+    }
+
+    fn open_elsewhere(&self, inos: Vec<Ino>) -> BoxFuture<'_, BTreeSet<Ino>> {
+        Box::pin(async move {
+            let Some(network) = self.network.get().cloned() else { return BTreeSet::new() };
+            let others = self.roster().into_iter().map(|peer| peer.key.tag()).filter(|peer| *peer != self.me);
+            let mut asked = tokio::task::JoinSet::new();
+            for peer in others.filter(|peer| self.is_alive(*peer)) {
+                let (network, inos) = (network.clone(), inos.clone());
+                asked.spawn(async move {
+                    let (request, body) = (Request::Open { count: inos.len() as u16 }, encode_inos(&inos));
+                    match network.request(peer, request, body, OPEN_DEADLINE).await {
+                        Ok((Response::Open { .. }, body)) => decode_inos(&body).unwrap_or(inos),
+                        _ => inos,
+                    }
+                });
+            }
+            let mut open = BTreeSet::new();
+            while let Some(answer) = asked.join_next().await {
+                open.extend(answer.unwrap_or_else(|_| inos.clone()));
+            }
+            open
+        })
     }
 
     fn settle(&self, seq: u64, durable: bool) -> BoxFuture<'_, Result<(), Errno>> {
@@ -549,11 +812,11 @@ impl Control for Host {
                 tokio::pin!(news);
                 news.as_mut().enable();
                 // Made anew in another epoch meanwhile, on stable storage: whoever is there gets it with all the rest.
-                if self.author() != author || self.core.lock().is_settled(seq, durable) {
+                if self.author() != author || self.core.lock().is_settled(seq, durable, steady()) {
                     return Ok(());
                 }
                 if tokio::time::timeout_at(deadline, news).await.is_err() {
-                    let peers = self.core.lock().unsettled(seq);
+                    let peers = self.core.lock().unsettled(seq, steady());
                     tracing::error!("change {seq} was not acknowledged within {SETTLE_DEADLINE:?} by {peers:?}");
                     return Err(Errno(libc::EIO));
                 }

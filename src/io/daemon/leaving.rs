@@ -250,8 +250,12 @@ impl Daemon {
         self.has_handed_over().await?;
         let lost = self.stranded();
         let peer = self.host.me();
-        self.reap_orphans();
-        self.tell(&mut |_| vec![Change::Evict { peer }]).await?;
+        let leave = |namespace: &Namespace| {
+            // Nobody else would forget what was open here without a name.
+            let orphans = namespace.orphans_of(peer).into_iter().map(|ino| Change::Reap { ino });
+            orphans.chain([Change::Evict { peer }]).collect()
+        };
+        self.tell(&mut |namespace| leave(namespace)).await?;
         tracing::info!("this machine has left the share and may be switched off");
         let report = LeaveReport { peer: peer.to_string(), files_lost: lost.files, blocks_lost: lost.blocks };
         self.parting.gone.send_replace(Some(report));

@@ -27,7 +27,7 @@ use crate::io::control;
 use crate::io::fuse::{self, Invalidation, MountError, Mounted};
 use crate::io::quic::{Identity, Network};
 use crate::io::store::{Home, HomePaths, Shards, ShardsOptions};
-use crate::namespace::{Change, Key, Namespace, PeerRecord};
+use crate::namespace::{Change, Key, PeerRecord};
 use crate::overlay::{self, Member, Membership, Search, SearchSettings};
 use crate::peer::{Event, LogBound, Memory, Peer};
 use crate::volume::ports::{Control, ShardNetwork, ShardStore};
@@ -176,7 +176,7 @@ async fn run_in(home: &Home, config: Config, mountpoint: Option<PathBuf>, ready:
     });
     daemon.listen_for_changes();
     daemon.rebase_when_outdated();
-    daemon.reap_orphans();
+    daemon.volume.reap_what_was_left();
     let server = control::serve(&home.paths().control_socket(), daemon.clone())?;
     if let Some(mountpoint) = mountpoint {
         daemon.mount(&mountpoint)?;
@@ -391,17 +391,6 @@ impl Daemon {
         let peer = PeerRecord { addresses, ..own };
         if let Err(error) = self.host.change(&mut |_| Ok(vec![Change::Admit { peer: peer.clone() }])) {
             tracing::warn!("the roster keeps this machine's old addresses for now: {error}");
-        }
-    }
-
-    /// Forgets the files that were open here without a name when this peer last stopped.
-    fn reap_orphans(&self) {
-        let me = self.host.me();
-        let reaped = self.host.change(&mut |namespace: &Namespace| {
-            Ok(namespace.orphans_of(me).into_iter().map(|ino| Change::Reap { ino }).collect())
-        });
-        if let Err(error) = reaped {
-            tracing::warn!("orphans of the last run stay: {error}");
         }
     }
 }

@@ -1,19 +1,18 @@
 //! The kernel's requests, each answered at once from memory or by a task. The kernel's types end here.
 
-use super::caller;
 use super::convert::{errno, file_attr, file_type, lock, lock_type, stale, time_change};
 use super::invalidate::Invalidator;
 use super::mount::MAX_REQUEST_BYTES;
 use super::serving::{GENERATION, Serving, answer, sized};
 use crate::id::Ino;
-use crate::namespace::Kind;
+use crate::namespace::{Kind, LockRequest};
 use crate::volume::attributes::AttributeChange;
-use crate::volume::locks::LockOwner;
-use crate::volume::names::NewNode;
+use crate::volume::names::{NewFile, NewNode};
+use crate::volume::ports::Refusal;
 use crate::volume::{HandleId, OpenFlags, Volume};
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, InitFlags, IoctlFlags, KernelConfig,
     RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
     ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
     TimeOrNow, WriteFlags,
@@ -114,7 +113,19 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded("lookup", || self.inner.entry(reply, self.inner.volume.lookup(ino(parent), name.as_bytes())));
+        guarded("lookup", || {
+            if self.inner.volume.control().in_touch() {
+                return self.inner.entry(reply, self.inner.volume.lookup(ino(parent), name.as_bytes()));
+            }
+            let name = Bytes::copy_from_slice(name.as_bytes());
+            self.spawn(|inner| async move {
+                let found = match inner.volume.in_touch().await {
+                    Ok(()) => inner.volume.lookup(ino(parent), &name),
+                    Err(errno) => Err(errno),
+                };
+                inner.entry(reply, found);
+            });
+        });
     }
 
     fn getattr(&self, _request: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -234,15 +245,19 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         guarded("create", || {
-            let inner = &self.inner;
-            let (uid, gid) = (request.uid(), request.gid());
-            let created = inner.volume.create(ino(parent), name.as_bytes(), mode & 0o7777, uid, gid, flags);
-            answer!(reply, created, (attributes, handle) => {
-                let append = flags & libc::O_APPEND != 0;
-                let flags = inner.opened(attributes.ino, handle, append, false);
-                let attr = file_attr(&attributes);
-                reply.created(&inner.cache_for, &attr, GENERATION, FileHandle(handle.0), flags);
-            });
+            let (parent, mode, uid, gid) = (ino(parent), mode & 0o7777, request.uid(), request.gid());
+            let new = NewFile { parent, name: name.as_bytes(), mode, uid, gid, flags };
+            match self.inner.volume.create_now(new) {
+                Ok(created) => self.inner.created(reply, created, flags),
+                Err(Refusal::Errno(error)) => reply.error(errno(error)),
+                Err(Refusal::OutOfTouch | Refusal::Elsewhere(_)) => {
+                    let name = Bytes::copy_from_slice(name.as_bytes());
+                    self.spawn(|inner| async move {
+                        let new = NewFile { parent, name: &name, mode, uid, gid, flags };
+                        answer!(reply, inner.volume.create(new).await, created => inner.created(reply, created, flags));
+                    });
+                }
+            }
         });
     }
 
@@ -293,7 +308,7 @@ impl Filesystem for Adapter {
             let flushed = inner.volume.flush(handle(fh)).await;
             // Any close lets go of the process' byte-range locks; after the flush, so that who gets them next sees
             // what was written under them.
-            inner.locks.release(ino(number), LockOwner(owner.0));
+            inner.volume.control().unlock(ino(number), owner.0, 0, u64::MAX).await;
             answer!(reply, flushed, () => reply.ok());
         });
     }
@@ -310,7 +325,7 @@ impl Filesystem for Adapter {
     ) {
         self.spawn(|inner| async move {
             if let Some(owner) = owner {
-                inner.locks.release(ino(number), LockOwner(owner.0));
+                inner.volume.control().unlock(ino(number), owner.0, 0, u64::MAX).await;
             }
             inner.release(ino(number), handle(fh)).await;
             reply.ok();
@@ -325,9 +340,14 @@ impl Filesystem for Adapter {
 
     fn opendir(&self, _request: &Request, number: INodeNo, _flags: fuser::OpenFlags, reply: ReplyOpen) {
         guarded("opendir", || {
-            let inner = &self.inner;
-            answer!(reply, inner.volume.open_directory(ino(number)).map_err(stale), directory => {
-                reply.opened(inner.keep_directory(directory), FopenFlags::empty());
+            if self.inner.volume.control().in_touch() {
+                return self.inner.open_directory(ino(number), reply);
+            }
+            self.spawn(|inner| async move {
+                match inner.volume.in_touch().await {
+                    Ok(()) => inner.open_directory(ino(number), reply),
+                    Err(error) => reply.error(errno(error)),
+                }
             });
         });
     }
@@ -444,14 +464,17 @@ impl Filesystem for Adapter {
         pid: u32,
         reply: ReplyLock,
     ) {
-        guarded("getlk", || {
-            answer!(reply, lock(owner, start, end, kind, pid), wanted => {
-                match wanted.and_then(|wanted| self.inner.locks.conflict(ino(number), &wanted)) {
+        match lock(self.inner.volume.control().me(), owner, start, end, kind, pid) {
+            Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
+            Ok(Some(wanted)) => self.spawn(|inner| async move {
+                let request = LockRequest::Test { lock: wanted };
+                answer!(reply, inner.volume.control().lock(ino(number), request).await, held => match held {
                     Some(held) => reply.locked(held.first, held.last, lock_type(held.kind), held.pid),
                     None => reply.locked(start, end, libc::F_UNLCK, 0),
-                }
-            });
-        });
+                });
+            }),
+            Err(error) => reply.error(errno(error)),
+        }
     }
 
     fn setlk(
@@ -468,18 +491,17 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let thread = request.pid();
-        guarded("setlk", || match lock(owner, start, end, kind, pid) {
-            Ok(Some(wanted)) if sleep => self.spawn(|inner| async move {
-                let waited = inner.locks.ask(ino(number), wanted, || caller::still_waits(thread)).await;
-                answer!(reply, waited, () => reply.ok());
+        match lock(self.inner.volume.control().me(), owner, start, end, kind, pid) {
+            Ok(Some(wanted)) => self.spawn(|inner| async move {
+                let locked = inner.lock(ino(number), wanted, sleep, thread).await;
+                answer!(reply, locked, () => reply.ok());
             }),
-            Ok(Some(wanted)) => answer!(reply, self.inner.locks.take(ino(number), wanted), () => reply.ok()),
-            Ok(None) => {
-                self.inner.locks.unlock(ino(number), LockOwner(owner.0), start, end);
+            Ok(None) => self.spawn(|inner| async move {
+                inner.volume.control().unlock(ino(number), owner.0, start, end).await;
                 reply.ok();
-            }
+            }),
             Err(error) => reply.error(errno(error)),
-        });
+        }
     }
 
     fn fallocate(

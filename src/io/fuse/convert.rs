@@ -1,9 +1,11 @@
 //! Between the kernel's types and the volume's.
 
+use crate::id::PeerTag;
+use crate::namespace;
 use crate::time::WallTime;
+use crate::volume::Attributes;
 use crate::volume::attributes::TimeChange;
 use crate::volume::ports::Errno;
-use crate::volume::{Attributes, locks};
 use fuser::{FileAttr, FileType, INodeNo, LockOwner, TimeOrNow};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -79,23 +81,31 @@ fn wall_time(time: SystemTime) -> WallTime {
 }
 
 /// A request for a lock; `None` is for unlocking.
-pub(super) fn lock(owner: LockOwner, first: u64, last: u64, kind: i32, pid: u32) -> Result<Option<locks::Lock>, Errno> {
+pub(super) fn lock(
+    peer: PeerTag,
+    owner: LockOwner,
+    first: u64,
+    last: u64,
+    kind: i32,
+    pid: u32,
+) -> Result<Option<namespace::Lock>, Errno> {
     let kind = match kind {
-        libc::F_RDLCK => locks::LockKind::Shared,
-        libc::F_WRLCK => locks::LockKind::Exclusive,
+        libc::F_RDLCK => namespace::LockKind::Shared,
+        libc::F_WRLCK => namespace::LockKind::Exclusive,
         libc::F_UNLCK => return Ok(None),
         _ => return Err(Errno(libc::EINVAL)),
     };
     if first > last {
         return Err(Errno(libc::EINVAL));
     }
-    Ok(Some(locks::Lock { owner: locks::LockOwner(owner.0), kind, first, last, pid }))
+    let owner = namespace::LockOwner { peer, number: owner.0 };
+    Ok(Some(namespace::Lock { owner, kind, first, last, pid }))
 }
 
-pub(super) fn lock_type(kind: locks::LockKind) -> i32 {
+pub(super) fn lock_type(kind: namespace::LockKind) -> i32 {
     match kind {
-        locks::LockKind::Shared => libc::F_RDLCK,
-        locks::LockKind::Exclusive => libc::F_WRLCK,
+        namespace::LockKind::Shared => libc::F_RDLCK,
+        namespace::LockKind::Exclusive => libc::F_WRLCK,
     }
 }
 

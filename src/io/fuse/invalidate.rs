@@ -45,7 +45,9 @@ impl Invalidation {
                 | Key::Again(_)
                 | Key::Merged(_)
                 | Key::Conflict(..)
-                | Key::Partition(_) => false,
+                | Key::Partition(_)
+                | Key::Lease(_)
+                | Key::Tenures(_) => false,
             };
         }
         let whole = found.clone();
@@ -61,6 +63,9 @@ impl Invalidation {
 /// and every file that is open here is invalidated.
 pub const MAX_PENDING: usize = 65_536;
 
+/// How long somebody waits for the kernel to be told what changed: it may wait for a page that a request holds.
+const CAUGHT_UP: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// The way to the invalidation thread. Cheap to clone; never blocks.
 #[derive(Clone)]
 pub struct Invalidator {
@@ -71,6 +76,7 @@ pub struct Invalidator {
 struct Shared {
     queue: Mutex<Queue>,
     filled: Condvar,
+    emptied: tokio::sync::Notify,
 }
 
 #[derive(Default)]
@@ -80,6 +86,9 @@ struct Queue {
     closed: bool,
     /// How many handles of each inode are open.
     open: BTreeMap<Ino, u32>,
+    /// How many batches were taken to tell the kernel, and how many of these it has been told.
+    taken: u64,
+    told: u64,
 }
 
 impl Queue {
@@ -119,6 +128,36 @@ impl Invalidator {
         self.shared.filled.notify_one();
     }
 
+    /// Waits until the kernel has been told of everything queued so far, or for as long as that may take.
+    pub(super) async fn caught_up(&self) {
+        let upto = {
+            let queue = self.shared.queue.lock();
+            if queue.closed || (queue.pending.is_empty() && !queue.overflowed && queue.told == queue.taken) {
+                return;
+            }
+            // What waits goes with the next batch.
+            queue.taken + u64::from(!queue.pending.is_empty() || queue.overflowed)
+        };
+        let caught_up = async {
+            loop {
+                let emptied = self.shared.emptied.notified();
+                tokio::pin!(emptied);
+                emptied.as_mut().enable();
+                let reached = {
+                    let queue = self.shared.queue.lock();
+                    queue.told >= upto || queue.closed
+                };
+                if reached {
+                    return;
+                }
+                emptied.await;
+            }
+        };
+        if tokio::time::timeout(CAUGHT_UP, caught_up).await.is_err() {
+            tracing::warn!("the kernel has not taken what changed elsewhere within {CAUGHT_UP:?}");
+        }
+    }
+
     /// A handle of the file was opened: its pages may live as long as it does.
     pub(super) fn opened(&self, ino: Ino) {
         *self.shared.queue.lock().open.entry(ino).or_default() += 1;
@@ -148,6 +187,7 @@ impl Invalidator {
         queue.pending.clear();
         drop(queue);
         self.shared.filled.notify_all();
+        self.shared.emptied.notify_waiters();
     }
 }
 
@@ -162,11 +202,14 @@ impl Shared {
                 if queue.closed {
                     return;
                 }
+                queue.taken += 1;
                 queue.take()
             };
             for invalidation in batch {
                 notify(notifier, &invalidation);
             }
+            self.queue.lock().told += 1;
+            self.emptied.notify_waiters();
         }
     }
 }

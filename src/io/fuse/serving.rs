@@ -1,14 +1,17 @@
 //! What serving a mount takes besides the volume: open directories, locks, how handles were opened.
 
+use super::caller;
 use super::convert::{file_attr, stale};
 use super::invalidate::Invalidator;
 use crate::id::Ino;
+use crate::namespace::{Lock, LockRequest};
 use crate::volume::directory::Directory;
-use crate::volume::locks::Locks;
 use crate::volume::ports::Errno;
 use crate::volume::{Attributes, HandleId, OpenFlags, Volume};
 use bytes::Bytes;
-use fuser::{FileHandle, FopenFlags, Generation, ReplyAttr, ReplyEntry, ReplyXattr, WriteFlags};
+use fuser::{
+    FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyEntry, ReplyOpen, ReplyXattr, WriteFlags,
+};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,10 +21,12 @@ use std::time::Duration;
 /// Numbers are never reused, so one generation is enough.
 pub(super) const GENERATION: Generation = Generation(0);
 
+/// How often a waiting request asks whether its caller still wants the lock.
+const CALLER_CHECK: Duration = Duration::from_millis(200);
+
 /// A mounted volume, and what is remembered between requests.
 pub(super) struct Serving {
     pub volume: Volume,
-    pub locks: Locks,
     pub invalidator: Invalidator,
     pub cache_for: Duration,
     directories: Mutex<BTreeMap<u64, Arc<Directory>>>,
@@ -47,7 +52,6 @@ impl Serving {
     pub fn new(volume: Volume, invalidator: Invalidator, cache_for: Duration) -> Serving {
         Serving {
             volume,
-            locks: Locks::new(),
             invalidator,
             cache_for,
             directories: Mutex::default(),
@@ -77,6 +81,18 @@ impl Serving {
 
     pub fn drop_directory(&self, fh: FileHandle) {
         self.directories.lock().remove(&fh.0);
+    }
+
+    pub fn open_directory(&self, ino: Ino, reply: ReplyOpen) {
+        answer!(reply, self.volume.open_directory(ino).map_err(stale), directory => {
+            reply.opened(self.keep_directory(directory), FopenFlags::empty());
+        });
+    }
+
+    pub fn created(&self, reply: ReplyCreate, (attributes, handle): (Attributes, HandleId), flags: i32) {
+        let flags = self.opened(attributes.ino, handle, flags & libc::O_APPEND != 0, false);
+        let attr = file_attr(&attributes);
+        reply.created(&self.cache_for, &attr, GENERATION, FileHandle(handle.0), flags);
     }
 
     /// What the kernel is told of a new handle.
@@ -115,6 +131,22 @@ impl Serving {
             return flushed.and(written);
         }
         self.volume.write(handle, offset, data, kill_suid).await
+    }
+
+    /// Takes a file lock for the process of a thread; with `wait`, for as long as the thread wants it.
+    pub async fn lock(&self, ino: Ino, lock: Lock, wait: bool, thread: u32) -> Result<(), Errno> {
+        let locked = self.volume.control().lock(ino, LockRequest::Take { lock, wait });
+        tokio::pin!(locked);
+        let held = loop {
+            match tokio::time::timeout(CALLER_CHECK, &mut locked).await {
+                Ok(locked) => break locked?,
+                Err(_) if !wait || caller::still_waits(thread) => {}
+                Err(_) => return Err(Errno(libc::EINTR)),
+            }
+        };
+        // What others wrote under the lock is not to be read from pages the kernel kept from before.
+        self.invalidator.caught_up().await;
+        held.map_or(Ok(()), |_| Err(Errno(libc::EAGAIN)))
     }
 
     pub async fn release(&self, ino: Ino, handle: HandleId) {

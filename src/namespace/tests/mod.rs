@@ -259,7 +259,7 @@ pub fn read(namespace: &Namespace, blocks: &BTreeMap<BlockName, Vec<u8>>, ino: I
 pub fn visible(namespace: &Namespace) -> BTreeMap<Key, Record> {
     let gone = |ino: &Ino| namespace.inode(*ino).is_none();
     let records = namespace.tree.iter().filter(|(key, _)| match key {
-        Key::Inode(ino) | Key::Extent(ino, _) | Key::Xattr(ino, _) | Key::Merged(ino) => !gone(ino),
+        Key::Inode(ino) | Key::Extent(ino, _) | Key::Xattr(ino, _) | Key::Merged(ino) | Key::Lease(ino) => !gone(ino),
         // Peers forget those when each of them knows that it may.
         Key::Block(name) => !namespace.tree.idle().contains(name),
         _ => true,

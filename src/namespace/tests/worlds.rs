@@ -175,7 +175,7 @@ impl Run {
         for key in before.keys().chain(after.keys()).filter(differs) {
             // What goes with a reaped inode is not looked at by itself.
             let of = match key {
-                Key::Extent(ino, _) | Key::Xattr(ino, _) => Key::Inode(*ino),
+                Key::Extent(ino, _) | Key::Xattr(ino, _) | Key::Lease(ino) => Key::Inode(*ino),
                 Key::Merged(ino) => {
                     Key::Inode(survivors.get(ino).copied().unwrap_or_else(|| self.world.ns(at).survivor(*ino)))
                 }

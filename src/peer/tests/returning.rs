@@ -42,7 +42,7 @@ fn a_peer_that_is_away_for_too_long_is_let_go_and_comes_back_with_its_changes() 
     world.handle(3, Event::Ready);
     let seq = world.create(3, "at last");
     world.run(SECOND);
-    assert!(world.machines[3].peer.is_settled(seq, false));
+    assert!(world.machines[3].peer.is_settled(seq, false, Instant(world.now)));
     assert!(world.names(0).contains(&"at last".to_owned()));
 }
 

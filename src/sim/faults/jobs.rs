@@ -278,8 +278,8 @@ impl World<'_> {
     }
 
     fn wait(&mut self, n: usize, file: usize, seq: u64, since: Instant) {
-        let machine = &self.machines[n];
-        if machine.peer.as_ref().is_some_and(|peer| peer.is_settled(seq, true)) {
+        let (machine, now) = (&self.machines[n], self.queue.now());
+        if machine.peer.as_ref().is_some_and(|peer| peer.is_settled(seq, true, now)) {
             self.files[file].acknowledged = true;
             self.report.written += 1;
         } else if self.queue.now() < later(since, Duration::from_secs(30)) {

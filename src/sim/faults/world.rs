@@ -11,7 +11,7 @@ use crate::namespace::{Change, Namespace, Snapshot, Standing, VersionVector};
 use crate::peer::{Effect, Event, Memory, Timer};
 use crate::sim::chance::Chance;
 use crate::sim::queue::{Queue, between, later};
-use crate::time::{Instant, WallTime};
+use crate::time::{Instant, Moment, WallTime};
 use crate::volume::ports::ShardId;
 use crate::wire::ControlMessage;
 use bytes::Bytes;
@@ -54,6 +54,7 @@ pub(super) enum What {
     },
     Round(usize, u64),
     Scrub(usize, u64),
+    Recalled(usize, u64, Ino),
     Fault,
     Use,
     Start(usize),
@@ -278,6 +279,7 @@ impl<'a> World<'a> {
                 });
                 self.queue.after(SCRUB, What::Scrub(n, run));
             }
+            What::Recalled(n, run, ino) if runs(self, n, run) => self.handle(n, Event::Recalled(ino)),
             What::Fault => self.fault(),
             What::Use => self.use_share(),
             What::Start(n) => self.start(n),
@@ -299,10 +301,10 @@ impl<'a> World<'a> {
     }
 
     pub fn handle(&mut self, n: usize, event: Event) {
-        let wall = self.wall();
+        let now = Moment { wall: self.wall(), steady: self.queue.now() };
         let machine = &mut self.machines[n];
         let Some(peer) = machine.peer.as_mut() else { return };
-        let effects = peer.handle(&mut machine.namespace, event, wall);
+        let effects = peer.handle(&mut machine.namespace, event, now);
         self.carry_out(n, effects);
     }
 
@@ -344,11 +346,16 @@ impl<'a> World<'a> {
                 Effect::FetchSnapshot { from } => {
                     self.violation(format!("{} has to take a snapshot of {from}", self.machines[n].tag));
                 }
+                Effect::Recall(ino) => self.queue.after(Duration::ZERO, What::Recalled(n, run, ino)),
                 Effect::Misbehaved { peer, how } => {
                     self.violation(format!("{} calls {peer} faulty: {how}", self.machines[n].tag));
                 }
                 Effect::Invalidate(_)
                 | Effect::RosterChanged
+                | Effect::Provided(_)
+                | Effect::Locked { .. }
+                | Effect::LockLost { .. }
+                | Effect::Deposed
                 | Effect::Alive { .. }
                 | Effect::Settled
                 | Effect::ClockDiffers { .. }

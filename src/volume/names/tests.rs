@@ -25,6 +25,11 @@ async fn file(volume: &Volume, parent: Ino, name: &str) -> Ino {
     volume.make(parent, name.as_bytes(), node(Kind::File)).await.unwrap().ino
 }
 
+/// A file `f` in the root, opened with these flags.
+fn new(flags: i32) -> NewFile<'static> {
+    NewFile { parent: ROOT, name: b"f", mode: 0o640, uid: 1, gid: 2, flags }
+}
+
 fn names(volume: &Volume, dir: Ino) -> Vec<String> {
     let names = volume.control().namespace();
     names.entries(dir).map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect()
@@ -77,11 +82,11 @@ async fn a_setgid_directory_hands_its_group_down() {
 #[tokio::test(flavor = "multi_thread")]
 async fn creating_a_taken_name_sends_the_kernel_back_to_look() {
     let v = volume();
-    let (attributes, handle) = v.create(ROOT, b"f", 0o640, 1, 2, libc::O_RDWR).unwrap();
+    let (attributes, handle) = v.create(new(libc::O_RDWR)).await.unwrap();
     assert_eq!((attributes.mode, attributes.uid, attributes.gid, attributes.nlink), (0o640, 1, 2, 1));
     assert_eq!(v.handle_ino(handle), Ok(attributes.ino));
-    assert_eq!(error(v.create(ROOT, b"f", 0o640, 1, 2, libc::O_RDWR)), libc::ESTALE);
-    assert_eq!(error(v.create(ROOT, b"f", 0o640, 1, 2, libc::O_RDWR | libc::O_EXCL)), libc::EEXIST);
+    assert_eq!(error(v.create(new(libc::O_RDWR)).await), libc::ESTALE);
+    assert_eq!(error(v.create(new(libc::O_RDWR | libc::O_EXCL)).await), libc::EEXIST);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -323,11 +323,36 @@ fn an_orphan_lives_while_it_is_open_and_is_reaped_after() {
         volume.flush(handle).await.unwrap();
         assert_eq!(&volume.read(handle, 0, 100).await.unwrap()[..], b"still here");
         volume.release(handle).await;
-        assert_eq!(volume.attributes(ino).err(), Some(Errno(libc::ENOENT)));
+        until("the last handle is closed", || volume.attributes(ino).err() == Some(Errno(libc::ENOENT))).await;
         assert!(volume.inner.files.lock().is_empty());
         let closed = share.create(0, "other", None);
         share.unlink(0, "other");
         volume.note_unlinked(closed);
-        assert!(share.namespace().inode(closed).is_none());
+        until("nobody has it open", || share.namespace().inode(closed).is_none()).await;
     });
+}
+
+#[test]
+fn an_orphan_lives_while_another_machine_has_it_open() {
+    run(async {
+        let share = Share::new(3);
+        let volume = share.volume(0);
+        let ino = share.create(0, "file", None);
+        share.open_elsewhere(ino, true);
+        share.unlink(0, "file");
+        volume.note_unlinked(ino);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(share.namespace().inode(ino).is_some());
+        share.open_elsewhere(ino, false);
+        until("the other machine closed it", || share.namespace().inode(ino).is_none()).await;
+    });
+}
+
+async fn until(why: &str, mut done: impl FnMut() -> bool) {
+    let reaped = async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), reaped).await.unwrap_or_else(|_| panic!("not reaped, though {why}"));
 }

@@ -223,6 +223,7 @@ impl Handler for Probe {
                     let lacking: Vec<_> = asked.into_iter().filter(|id| !shards.contains_key(id)).collect();
                     (Response::Lacking { count: lacking.len() as u16 }, encode_names(&lacking))
                 }
+                Request::Open { .. } => (Response::Open { count: 0 }, Bytes::new()),
                 Request::Snapshot => (Response::Error(Failure::Unavailable("not here".into())), Bytes::new()),
             }
         })

@@ -1,24 +1,35 @@
-//! File locks of this machine's processes: `flock(2)` and `fcntl(2)` byte ranges.
+//! File locks: `flock(2)` and `fcntl(2)` byte ranges. Who holds which range, who waits, in what order.
 //!
-//! [`LockTable`] is the plain state: who holds which range, who waits, in what order. [`Locks`] puts it behind a
-//! mutex and lets callers wait. One table serves both kinds of lock, as on NFS: a `flock` is a lock of the whole
-//! file with an owner of its own. The kernel's lock owner tells holders apart; the table never looks inside it, so
-//! that owners of other machines can be added.
+//! One table serves both kinds of lock, as on NFS: a `flock` is a lock of the whole file with an owner of its own. A
+//! file's locks are kept by the peer that holds its lease, and go with it.
 
-use super::ports::Errno;
-use crate::id::Ino;
-use parking_lot::Mutex;
+use crate::id::{Ino, PeerTag};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::oneshot;
 
-/// Who holds a lock: the kernel's number for a process' table of files (`fcntl`) or an open file (`flock`).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct LockOwner(pub u64);
+/// Who holds a lock: a machine's kernel's number for a process' table of files (`fcntl`) or an open file (`flock`).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct LockOwner {
+    pub peer: PeerTag,
+    pub number: u64,
+}
+
+/// Why a lock was not given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum LockError {
+    /// Try again later, or wait.
+    #[error("another process holds a lock in that range")]
+    Held,
+    /// Waiting would never end.
+    #[error("those who hold locks in that range wait for this one")]
+    Deadlock,
+    /// Let go of some.
+    #[error("there are too many locks")]
+    TooMany,
+}
 
 /// What a lock lets others do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum LockKind {
     /// Others may hold shared locks.
     Shared,
@@ -27,7 +38,7 @@ pub enum LockKind {
 }
 
 /// A lock held or asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Lock {
     pub owner: LockOwner,
     pub kind: LockKind,
@@ -48,6 +59,26 @@ impl Lock {
         self.owner != other.owner
             && self.overlaps(other.first, other.last)
             && (self.kind == LockKind::Exclusive || other.kind == LockKind::Exclusive)
+    }
+}
+
+/// What is wanted of a file's locks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum LockRequest {
+    /// Is something in its way?
+    Test { lock: Lock },
+    /// To have it; to wait for it, where something is.
+    Take { lock: Lock, wait: bool },
+}
+
+impl LockRequest {
+    /// The same for a process of this peer.
+    pub fn of(self, peer: PeerTag) -> LockRequest {
+        let of = |lock: Lock| Lock { owner: LockOwner { peer, ..lock.owner }, ..lock };
+        match self {
+            LockRequest::Test { lock } => LockRequest::Test { lock: of(lock) },
+            LockRequest::Take { lock, wait } => LockRequest::Take { lock: of(lock), wait },
+        }
     }
 }
 
@@ -92,34 +123,34 @@ impl LockTable {
         self.files.get(&ino)?.held.iter().find(|held| held.conflicts(lock)).copied()
     }
 
-    /// Takes `lock`, changing the kind of what its owner holds in that range, or fails with `EAGAIN` and changes
-    /// nothing.
-    pub fn take(&mut self, ino: Ino, lock: Lock) -> Result<Vec<WaiterId>, Errno> {
+    /// Takes `lock`, changing the kind of what its owner holds in that range, or changes nothing where another
+    /// owner's lock is in the way.
+    pub fn take(&mut self, ino: Ino, lock: Lock) -> Result<Vec<WaiterId>, LockError> {
         if self.conflict(ino, &lock).is_some() {
-            return Err(Errno(libc::EAGAIN));
+            return Err(LockError::Held);
         }
         let file = self.files.entry(ino).or_default();
         // A range set in the middle of another splits it in three.
         if file.held.len() + 2 > MAX_RANGES {
-            return Err(Errno(libc::ENOLCK));
+            return Err(LockError::TooMany);
         }
         file.set(lock.owner, lock.first, lock.last, Some(lock));
         // Exclusive to shared makes room.
         Ok(self.grant(ino))
     }
 
-    /// Takes `lock` or queues it. `EDEADLK` where waiting would close a circle of owners that wait for one another.
-    pub fn ask(&mut self, ino: Ino, lock: Lock) -> Result<(Asked, Vec<WaiterId>), Errno> {
+    /// Takes `lock` or queues it. An error where waiting would close a circle of owners that wait for one another.
+    pub fn ask(&mut self, ino: Ino, lock: Lock) -> Result<(Asked, Vec<WaiterId>), LockError> {
         match self.take(ino, lock) {
             Ok(granted) => return Ok((Asked::Granted, granted)),
-            Err(Errno(libc::EAGAIN)) => {}
-            Err(errno) => return Err(errno),
+            Err(LockError::Held) => {}
+            Err(error) => return Err(error),
         }
         if self.waiters.len() >= MAX_WAITERS {
-            return Err(Errno(libc::ENOLCK));
+            return Err(LockError::TooMany);
         }
         if self.would_deadlock(ino, &lock) {
-            return Err(Errno(libc::EDEADLK));
+            return Err(LockError::Deadlock);
         }
         self.last_waiter += 1;
         let id = WaiterId(self.last_waiter);
@@ -155,6 +186,35 @@ impl LockTable {
     /// The locks held in a file, by first byte.
     pub fn held(&self, ino: Ino) -> &[Lock] {
         self.files.get(&ino).map_or(&[], |file| &file.held)
+    }
+
+    /// Lets a lock stand that was given elsewhere, if nothing is in its way.
+    pub fn restore(&mut self, ino: Ino, lock: Lock) -> bool {
+        let file = self.files.entry(ino).or_default();
+        let restored = file.held.len() + 2 <= MAX_RANGES && !file.held.iter().any(|held| held.conflicts(&lock));
+        if restored {
+            file.set(lock.owner, lock.first, lock.last, Some(lock));
+        }
+        self.forget_if_empty(ino);
+        restored
+    }
+
+    /// Takes all of a file out: its locks, and who waited.
+    pub fn take_out(&mut self, ino: Ino) -> (Vec<Lock>, Vec<WaiterId>) {
+        let Some(file) = self.files.remove(&ino) else { return Default::default() };
+        let waiting: Vec<WaiterId> = file.waiting.into_iter().map(|(id, _)| id).collect();
+        waiting.iter().for_each(|id| _ = self.waiters.remove(id));
+        (file.held, waiting)
+    }
+
+    /// The files with locks, or with somebody who waits for one.
+    pub fn files(&self) -> impl Iterator<Item = Ino> {
+        self.files.keys().copied()
+    }
+
+    /// How many ranges are held.
+    pub fn ranges(&self) -> usize {
+        self.files.values().map(|file| file.held.len()).sum()
     }
 
     fn grant(&mut self, ino: Ino) -> Vec<WaiterId> {
@@ -236,116 +296,6 @@ impl FileLocks {
         }
         kept.sort_by_key(|held| (held.first, held.owner));
         self.held = kept;
-    }
-}
-
-/// How often a waiting request asks whether its caller still wants the lock.
-const CALLER_CHECK: Duration = Duration::from_millis(200);
-
-/// The lock table with callers that wait. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Locks {
-    inner: Arc<Mutex<Waiting>>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    table: LockTable,
-    wake: BTreeMap<WaiterId, oneshot::Sender<()>>,
-}
-
-impl Waiting {
-    fn wake(&mut self, granted: Vec<WaiterId>) {
-        for id in granted {
-            if let Some(sender) = self.wake.remove(&id) {
-                let _ = sender.send(());
-            }
-        }
-    }
-}
-
-impl Locks {
-    /// No locks.
-    pub fn new() -> Locks {
-        Locks::default()
-    }
-
-    /// `F_GETLK`: a lock that stands in the way.
-    pub fn conflict(&self, ino: Ino, lock: &Lock) -> Option<Lock> {
-        self.inner.lock().table.conflict(ino, lock)
-    }
-
-    /// `F_SETLK`: at once or `EAGAIN`.
-    pub fn take(&self, ino: Ino, lock: Lock) -> Result<(), Errno> {
-        let mut inner = self.inner.lock();
-        let granted = inner.table.take(ino, lock)?;
-        inner.wake(granted);
-        Ok(())
-    }
-
-    /// `F_SETLKW`: waits as long as `wanted` says that the caller still wants it, then fails with `EINTR`. There
-    /// is no other deadline: a lock may be held, and waited for, for as long as its holder likes.
-    pub async fn ask(&self, ino: Ino, lock: Lock, wanted: impl Fn() -> bool + Send) -> Result<(), Errno> {
-        let (id, mut woken) = {
-            let mut inner = self.inner.lock();
-            let (asked, granted) = inner.table.ask(ino, lock)?;
-            inner.wake(granted);
-            match asked {
-                Asked::Granted => return Ok(()),
-                Asked::Waiting(id) => {
-                    let (sender, receiver) = oneshot::channel();
-                    inner.wake.insert(id, sender);
-                    (id, receiver)
-                }
-            }
-        };
-        // Takes the request back when the caller goes away, also by dropping this future.
-        let mut queued = Queued { locks: self, ino, lock, id, settled: false };
-        loop {
-            match tokio::time::timeout(CALLER_CHECK, &mut woken).await {
-                Ok(_) => {
-                    queued.settled = true;
-                    return Ok(());
-                }
-                Err(_) if wanted() => {}
-                Err(_) => return Err(Errno(libc::EINTR)),
-            }
-        }
-    }
-
-    /// `F_UNLCK` of a range.
-    pub fn unlock(&self, ino: Ino, owner: LockOwner, first: u64, last: u64) {
-        let mut inner = self.inner.lock();
-        let granted = inner.table.unlock(ino, owner, first, last);
-        inner.wake(granted);
-    }
-
-    /// Everything the owner holds in the file: its last close.
-    pub fn release(&self, ino: Ino, owner: LockOwner) {
-        self.unlock(ino, owner, 0, u64::MAX);
-    }
-}
-
-struct Queued<'a> {
-    locks: &'a Locks,
-    ino: Ino,
-    lock: Lock,
-    id: WaiterId,
-    settled: bool,
-}
-
-impl Drop for Queued<'_> {
-    fn drop(&mut self) {
-        if self.settled {
-            return;
-        }
-        let mut inner = self.locks.inner.lock();
-        inner.wake.remove(&self.id);
-        if !inner.table.cancel(self.id) {
-            // Granted in the same moment: nobody is there to have it.
-            let granted = inner.table.unlock(self.ino, self.lock.owner, self.lock.first, self.lock.last);
-            inner.wake(granted);
-        }
     }
 }
 

@@ -6,8 +6,12 @@ use proptest::prelude::*;
 const FILE: Ino = Ino(7);
 const BYTES: u64 = 12;
 
+fn owner(number: u64) -> LockOwner {
+    LockOwner { peer: PeerTag(1), number }
+}
+
 fn lock(owner: u64, kind: LockKind, first: u64, last: u64) -> Lock {
-    Lock { owner: LockOwner(owner), kind, first, last, pid: owner as u32 }
+    Lock { owner: self::owner(owner), kind, first, last, pid: owner as u32 }
 }
 
 #[derive(Clone, Debug)]
@@ -64,18 +68,18 @@ proptest! {
                     prop_assert_eq!(taken, model.take(owner, kind, first, last));
                 }
                 Step::Unlock(owner, first, last) => {
-                    table.unlock(FILE, LockOwner(owner), first, last);
+                    table.unlock(FILE, self::owner(owner), first, last);
                     model.unlock(owner, first, last);
                 }
                 Step::Release(owner) => {
-                    table.release(FILE, LockOwner(owner));
+                    table.release(FILE, self::owner(owner));
                     model.unlock(owner, 0, BYTES - 1);
                 }
             }
             let mut bytes = vec![BTreeMap::new(); BYTES as usize];
             for held in table.held(FILE) {
                 for byte in held.first..=held.last {
-                    prop_assert!(bytes[byte as usize].insert(held.owner.0, held.kind).is_none());
+                    prop_assert!(bytes[byte as usize].insert(held.owner.number, held.kind).is_none());
                 }
                 for other in table.held(FILE) {
                     let mergeable = other.owner == held.owner && other.kind == held.kind && held.last + 1 == other.first;
@@ -92,12 +96,12 @@ fn whole_file_locks_reach_the_last_byte() {
     let mut table = LockTable::default();
     let whole = |owner, kind| lock(owner, kind, 0, i64::MAX as u64);
     table.take(FILE, whole(1, LockKind::Exclusive)).unwrap();
-    assert_eq!(table.take(FILE, whole(2, LockKind::Shared)), Err(Errno(libc::EAGAIN)));
-    assert_eq!(table.conflict(FILE, &lock(2, LockKind::Shared, u64::MAX >> 1, u64::MAX >> 1)).unwrap().owner.0, 1);
-    table.release(FILE, LockOwner(1));
+    assert_eq!(table.take(FILE, whole(2, LockKind::Shared)), Err(LockError::Held));
+    assert_eq!(table.conflict(FILE, &lock(2, LockKind::Shared, u64::MAX >> 1, u64::MAX >> 1)).unwrap().owner.number, 1);
+    table.release(FILE, self::owner(1));
     table.take(FILE, whole(2, LockKind::Shared)).unwrap();
     assert!(table.files.len() == 1);
-    table.release(FILE, LockOwner(2));
+    table.release(FILE, self::owner(2));
     assert!(table.files.is_empty(), "a file without locks is forgotten");
 }
 
@@ -112,9 +116,9 @@ fn waiters_are_granted_in_the_order_they_came() {
     let second = wait(&mut table, 2, LockKind::Shared);
     let third = wait(&mut table, 3, LockKind::Exclusive);
     let fourth = wait(&mut table, 4, LockKind::Shared);
-    assert_eq!(table.release(FILE, LockOwner(1)), vec![second, fourth]);
-    assert_eq!(table.release(FILE, LockOwner(2)), vec![]);
-    assert_eq!(table.release(FILE, LockOwner(4)), vec![third]);
+    assert_eq!(table.release(FILE, self::owner(1)), vec![second, fourth]);
+    assert_eq!(table.release(FILE, self::owner(2)), vec![]);
+    assert_eq!(table.release(FILE, self::owner(4)), vec![third]);
     assert!(!table.cancel(third), "a granted request cannot be cancelled");
 }
 
@@ -126,42 +130,5 @@ fn a_circle_of_waiters_is_refused() {
     table.take(Ino(8), lock(3, LockKind::Exclusive, 0, 0)).unwrap();
     table.ask(FILE, lock(1, LockKind::Exclusive, 1, 1)).unwrap();
     table.ask(Ino(8), lock(2, LockKind::Shared, 0, 0)).unwrap();
-    assert_eq!(table.ask(FILE, lock(3, LockKind::Shared, 0, 0)), Err(Errno(libc::EDEADLK)));
-}
-
-#[tokio::test]
-async fn a_waiter_gets_the_lock_when_its_holder_lets_go() {
-    let locks = Locks::new();
-    locks.take(FILE, lock(1, LockKind::Exclusive, 0, 9)).unwrap();
-    let waiting = tokio::spawn({
-        let locks = locks.clone();
-        async move { locks.ask(FILE, lock(2, LockKind::Exclusive, 5, 5), || true).await }
-    });
-    tokio::task::yield_now().await;
-    locks.unlock(FILE, LockOwner(1), 5, 5);
-    waiting.await.unwrap().unwrap();
-    assert_eq!(locks.take(FILE, lock(1, LockKind::Shared, 5, 5)), Err(Errno(libc::EAGAIN)));
-}
-
-#[tokio::test]
-async fn a_waiter_whose_caller_is_gone_leaves_nothing_behind() {
-    let locks = Locks::new();
-    locks.take(FILE, lock(1, LockKind::Exclusive, 0, 9)).unwrap();
-    let refused = locks.ask(FILE, lock(2, LockKind::Exclusive, 5, 5), || false).await;
-    assert_eq!(refused, Err(Errno(libc::EINTR)));
-    locks.release(FILE, LockOwner(1));
-    locks.take(FILE, lock(3, LockKind::Exclusive, 0, 9)).unwrap();
-}
-
-#[tokio::test]
-async fn dropping_a_waiter_takes_its_request_back() {
-    let locks = Locks::new();
-    locks.take(FILE, lock(1, LockKind::Exclusive, 0, 9)).unwrap();
-    {
-        let waiting = locks.ask(FILE, lock(2, LockKind::Exclusive, 5, 5), || true);
-        tokio::pin!(waiting);
-        assert!(tokio::time::timeout(Duration::ZERO, &mut waiting).await.is_err());
-        locks.release(FILE, LockOwner(1));
-    }
-    locks.take(FILE, lock(3, LockKind::Exclusive, 0, 9)).unwrap();
+    assert_eq!(table.ask(FILE, lock(3, LockKind::Shared, 0, 0)), Err(LockError::Deadlock));
 }

@@ -1,0 +1,417 @@
+//! Leases: asking for them, using them, and handing them over.
+//!
+//! Who holds a lease is in the namespace ([`crate::namespace::Tenure`]); here is what goes on around it. Whoever needs a
+//! lease asks its holder, which finishes what is in flight, has what is unsaved of a file stored, grants it by an op, and
+//! says so with its version vector: the new holder acts only when it has all of that. The op comes first on the stream,
+//! so a lease has never two holders among connected peers. If the holder is dead, its heir takes over (`heirs`).
+
+use super::{Effect, Peer, Timer};
+use crate::id::{Ino, PeerTag};
+use crate::namespace::{Change, Kind, Namespace, VersionVector};
+use crate::time::{Instant, Moment};
+use crate::wire::{ControlMessage, LeaseMessage};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How often what waits for others is looked at again.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// After which an unanswered question is asked again: it or its answer went down with a connection.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A lease that was asked for stays at least so long, or until it has been used...
+const UNUSED: Duration = Duration::from_millis(250);
+
+/// ...and a file's this much longer: who appends records appends several before another does.
+const QUANTUM: Duration = Duration::from_millis(20);
+
+/// The most leases that other peers wait for here. Who asks past it asks again.
+const MAX_WANTED: usize = 1 << 16;
+
+/// What somebody on this machine waits for.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Need {
+    /// To be in touch.
+    Touch,
+    /// To hold these, and to be in touch.
+    Leases(BTreeSet<Ino>),
+}
+
+/// What stands in the way of a change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hindrance {
+    /// This peer does not know whether what it has is the newest.
+    OutOfTouch,
+    /// Another peer holds the lease, or waits for it.
+    Elsewhere,
+}
+
+/// A lease that this peer asked for.
+struct Asked {
+    of: PeerTag,
+    at: Instant,
+}
+
+/// A lease that came here not long ago.
+struct Gained {
+    at: Instant,
+    used: Option<Instant>,
+}
+
+/// What goes on around the leases.
+#[derive(Default)]
+pub(super) struct Leases {
+    needs: BTreeMap<u64, Need>,
+    asked: BTreeMap<Ino, Asked>,
+    /// Granted by a peer that had all this: to be used when it is here.
+    behind: BTreeMap<Ino, VersionVector>,
+    gained: BTreeMap<Ino, Gained>,
+    /// How many on this machine are in the midst of using it.
+    pins: BTreeMap<Ino, u32>,
+    /// Who waits for what this peer holds, the first one first.
+    wanted: BTreeMap<Ino, Vec<PeerTag>>,
+    /// On its way out: whether what is unsaved of it has been stored. Nobody here uses it any more.
+    leaving: BTreeMap<Ino, bool>,
+    looking: bool,
+}
+
+impl Peer {
+    /// Whether this peer may act on these leases now; they count as used.
+    pub fn may(&mut self, namespace: &Namespace, leases: &[Ino], now: Instant) -> Result<(), Hindrance> {
+        if !self.is_in_touch(namespace, now) {
+            return Err(Hindrance::OutOfTouch);
+        }
+        if leases.iter().any(|ino| !self.holds(namespace, *ino)) {
+            return Err(Hindrance::Elsewhere);
+        }
+        for ino in leases {
+            if let Some(gained) = self.leases.gained.get_mut(ino) {
+                gained.used.get_or_insert(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it may store what was written under these leases: also when they are about to go elsewhere.
+    pub fn may_store(&mut self, namespace: &Namespace, leases: &[Ino], now: Instant) -> Result<(), Hindrance> {
+        let about_to_go = |ino: &Ino| self.leases.leaving.contains_key(ino) && namespace.holder(*ino) == self.me;
+        match leases.iter().all(about_to_go) && self.is_in_touch(namespace, now) {
+            true => Ok(()),
+            false => self.may(namespace, leases, now),
+        }
+    }
+
+    /// What keeps these leases from being used here, for messages.
+    pub fn what_is_missing(&self, namespace: &Namespace, leases: &[Ino], now: Instant) -> String {
+        if !self.is_in_touch(namespace, now) {
+            return format!("this peer is out of touch with {:?}", self.required(namespace));
+        }
+        let held = leases.iter().filter(|ino| !self.holds(namespace, **ino));
+        let held: Vec<String> = held.map(|ino| format!("{ino} is held by {}", namespace.holder(*ino))).collect();
+        held.join(", ")
+    }
+
+    /// As [`Peer::may`], and the lease stays until [`Peer::unpin`].
+    pub fn pin(&mut self, namespace: &Namespace, ino: Ino, now: Instant) -> Result<(), Hindrance> {
+        self.may(namespace, &[ino], now)?;
+        *self.leases.pins.entry(ino).or_default() += 1;
+        Ok(())
+    }
+
+    pub fn unpin(&mut self, namespace: &mut Namespace, ino: Ino, now: Moment) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if let Some(pins) = self.leases.pins.get_mut(&ino) {
+            *pins -= 1;
+            if *pins == 0 {
+                self.leases.pins.remove(&ino);
+                self.hand_over(namespace, ino, now, &mut effects);
+            }
+        }
+        effects
+    }
+
+    /// Whether ops that come may be what somebody here waits for.
+    pub(super) fn waits_for_ops(&self) -> bool {
+        let leases = &self.leases;
+        !(leases.needs.is_empty() && leases.wanted.is_empty() && leases.behind.is_empty()) || self.waits_for_locks()
+    }
+
+    /// Whether the lease, and what comes with it, is on its way here, or was asked for.
+    pub(super) fn is_asked_for(&self, ino: Ino) -> bool {
+        self.leases.asked.contains_key(&ino)
+    }
+
+    /// Whether the lease is this peer's to use: it holds it, has what its last holder had, and nobody waits for it.
+    pub(super) fn holds(&self, namespace: &Namespace, ino: Ino) -> bool {
+        let leases = &self.leases;
+        namespace.holder(ino) == self.me
+            && !leases.asked.contains_key(&ino)
+            && !leases.behind.contains_key(&ino)
+            && !leases.leaving.contains_key(&ino)
+    }
+
+    /// Somebody needs something; [`Effect::Provided`] says when it is there.
+    pub(super) fn need(
+        &mut self,
+        namespace: &mut Namespace,
+        id: u64,
+        need: Need,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.leases.needs.insert(id, need);
+        self.look_at_leases(namespace, now, effects);
+    }
+
+    /// What was needed is not any more.
+    pub(super) fn forget_need(&mut self, id: u64) {
+        self.leases.needs.remove(&id);
+    }
+
+    /// Goes on with whatever waits.
+    pub(super) fn look_at_leases(&mut self, namespace: &mut Namespace, now: Moment, effects: &mut Vec<Effect>) {
+        let dead: Vec<PeerTag> =
+            self.leases.asked.values().map(|asked| asked.of).filter(|peer| !self.is_alive(*peer)).collect();
+        dead.into_iter().for_each(|peer| self.forget_asked(peer, now.steady, effects));
+        let leases = &mut self.leases;
+        leases.behind.retain(|_, vector| !namespace.vector().covers(vector));
+        leases.gained.retain(|_, gained| gained.at.after(UNUSED) > now.steady);
+        let wanted: Vec<Ino> = leases.wanted.keys().copied().collect();
+        for ino in wanted {
+            self.hand_over(namespace, ino, now, effects);
+        }
+        let in_touch = self.is_in_touch(namespace, now.steady);
+        let needs: Vec<(u64, Need)> = self.leases.needs.iter().map(|(id, need)| (*id, need.clone())).collect();
+        let mut asking = BTreeSet::new();
+        for (id, need) in needs {
+            let lacking = match &need {
+                Need::Touch => None,
+                // In the order of their numbers, one after the other: so that of two who need the same two, one waits.
+                Need::Leases(inos) => inos.iter().copied().find(|ino| !self.holds(namespace, *ino)),
+            };
+            match lacking {
+                Some(ino) if in_touch => _ = asking.insert(ino),
+                None if in_touch => {
+                    self.leases.needs.remove(&id);
+                    effects.push(Effect::Provided(id));
+                }
+                _ => {}
+            }
+        }
+        for ino in asking {
+            self.ask_for(namespace, ino, now, effects);
+        }
+        self.look_at_locks(namespace, now, effects);
+        self.look_at_heirs(namespace, now, effects);
+        let leases = &self.leases;
+        let idle = leases.needs.is_empty() && leases.wanted.is_empty() && self.heirs.is_idle();
+        if !leases.looking && (!idle || self.waits_for_locks()) {
+            self.leases.looking = true;
+            effects.push(Effect::SetTimer { after: LOOK, timer: Timer::Leases });
+        }
+    }
+
+    pub(super) fn leases_timer(&mut self, namespace: &mut Namespace, now: Moment, effects: &mut Vec<Effect>) {
+        self.leases.looking = false;
+        self.look_at_leases(namespace, now, effects);
+    }
+
+    fn ask_for(&mut self, namespace: &Namespace, ino: Ino, now: Moment, effects: &mut Vec<Effect>) {
+        let holder = namespace.holder(ino);
+        if holder == self.me {
+            // It is here, and about to go elsewhere or to be told of.
+            return;
+        }
+        if self.is_gone(namespace, holder, now.steady) {
+            self.heirs.wanted.insert(holder);
+            return;
+        }
+        if !self.links.get(&holder).is_some_and(|link| link.greeted) {
+            return;
+        }
+        let again = self.leases.asked.get(&ino).is_none_or(|a| a.of != holder || a.at.after(ASK_AGAIN) <= now.steady);
+        if again {
+            self.leases.asked.insert(ino, Asked { of: holder, at: now.steady });
+            effects.push(self.lease_message(holder, LeaseMessage::Want { ino }));
+        }
+    }
+
+    pub(super) fn lease_message(&self, to: PeerTag, message: LeaseMessage) -> Effect {
+        Effect::SendControl { to, message: ControlMessage::Lease(message) }
+    }
+
+    /// A connected peer says something of leases.
+    pub(super) fn lease(
+        &mut self,
+        namespace: &mut Namespace,
+        from: PeerTag,
+        message: LeaseMessage,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) {
+        match message {
+            LeaseMessage::Beat { sent } => {
+                if let Some(link) = self.links.get_mut(&from) {
+                    link.beat = Some(sent);
+                }
+                self.answer_beat(from, now.steady, effects);
+            }
+            LeaseMessage::Answer { sent } => {
+                // No peer can have answered what is still to be sent.
+                if sent <= now.steady.0 {
+                    self.touch.answered(from, Instant(sent));
+                }
+                self.look_at_leases(namespace, now, effects);
+            }
+            LeaseMessage::Want { ino } => {
+                if namespace.holder(ino) != self.me {
+                    let vector = namespace.vector().clone();
+                    return effects.push(self.lease_message(from, LeaseMessage::Elsewhere { ino, vector }));
+                }
+                if self.leases.wanted.len() < MAX_WANTED {
+                    let queue = self.leases.wanted.entry(ino).or_default();
+                    if !queue.contains(&from) {
+                        queue.push(from);
+                    }
+                }
+                self.look_at_leases(namespace, now, effects);
+            }
+            LeaseMessage::Granted { ino, vector, locks } => {
+                if self.leases.asked.get(&ino).is_some_and(|asked| asked.of == from) {
+                    self.leases.asked.remove(&ino);
+                }
+                if namespace.holder(ino) != self.me {
+                    let why = format!("it says that it gave the lease of {ino}, which was not its own");
+                    effects.push(Effect::Refused { peer: from, why });
+                } else {
+                    self.leases.gained.insert(ino, Gained { at: now.steady, used: None });
+                    self.put_in_locks(ino, locks, effects);
+                    self.catch_up_for(namespace, from, ino, vector, effects);
+                }
+                self.look_at_leases(namespace, now, effects);
+            }
+            LeaseMessage::Elsewhere { ino, vector } => {
+                if self.leases.asked.get(&ino).is_some_and(|asked| asked.of == from) {
+                    self.leases.asked.remove(&ino);
+                }
+                if !namespace.vector().covers(&vector) {
+                    effects.push(self.lease_message(from, LeaseMessage::Lack { vector: namespace.vector().clone() }));
+                } else if namespace.holder(ino) == from {
+                    // Nothing more can come of this one.
+                    let why = format!("it does not know that it holds the lease of {ino}");
+                    effects.push(Effect::Refused { peer: from, why });
+                } else {
+                    self.look_at_leases(namespace, now, effects);
+                }
+            }
+            LeaseMessage::Lack { vector } => self.send_missing(namespace, from, vector, effects),
+            LeaseMessage::Vacant { tenure } => self.called_vacant(namespace, tenure, now, effects),
+            LeaseMessage::Depose { peer, round } => self.asked_to_agree(namespace, from, peer, round, now, effects),
+            LeaseMessage::Agreed { peer, round, vector } => {
+                self.agreed(namespace, from, (peer, round), vector, now, effects);
+            }
+        }
+    }
+
+    /// Answers a peer's last beat, if this peer counts on it: everything it lacked is at least on its way.
+    pub(super) fn answer_beat(&mut self, from: PeerTag, now: Instant, effects: &mut Vec<Effect>) {
+        let counts = self.is_alive(from) && !self.touch.refused.contains_key(&from) && !self.is_ahead_of_time(from);
+        let Some(link) = self.links.get_mut(&from).filter(|link| link.current && counts) else { return };
+        if let Some(sent) = link.beat.take() {
+            self.touch.promise(from, now);
+            effects.push(self.lease_message(from, LeaseMessage::Answer { sent }));
+        }
+    }
+
+    /// A lease may be used when this peer has what its last holder had.
+    fn catch_up_for(
+        &mut self,
+        namespace: &Namespace,
+        from: PeerTag,
+        ino: Ino,
+        vector: VersionVector,
+        effects: &mut Vec<Effect>,
+    ) {
+        if !namespace.vector().covers(&vector) {
+            self.leases.behind.insert(ino, vector);
+            effects.push(self.lease_message(from, LeaseMessage::Lack { vector: namespace.vector().clone() }));
+        }
+    }
+
+    /// What is unsaved of a file whose lease is to go has been stored, as far as it could be.
+    pub(super) fn recalled(&mut self, namespace: &mut Namespace, ino: Ino, now: Moment, effects: &mut Vec<Effect>) {
+        self.stored_for_locks(namespace, ino, effects);
+        if let Some(stored) = self.leases.leaving.get_mut(&ino) {
+            *stored = true;
+            self.hand_over(namespace, ino, now, effects);
+            self.look_at_leases(namespace, now, effects);
+        }
+    }
+
+    /// Gives a lease to the first who waits for it, when nothing here needs it any more.
+    fn hand_over(&mut self, namespace: &mut Namespace, ino: Ino, now: Moment, effects: &mut Vec<Effect>) {
+        let Some(queue) = self.leases.wanted.get(&ino) else { return };
+        let waiting: Vec<PeerTag> = queue.iter().copied().filter(|peer| self.links.contains_key(peer)).collect();
+        let (true, Some(next)) = (namespace.holder(ino) == self.me, waiting.first().copied()) else {
+            self.leases.wanted.remove(&ino);
+            self.leases.leaving.remove(&ino);
+            let vector = namespace.vector().clone();
+            let tell = |to| self.lease_message(to, LeaseMessage::Elsewhere { ino, vector: vector.clone() });
+            return effects.extend(waiting.into_iter().map(tell));
+        };
+        let is_file = namespace.inode(ino).is_some_and(|inode| inode.kind == Kind::File);
+        let leases = &self.leases;
+        let just_came = leases.gained.get(&ino).is_some_and(|gained| match gained.used {
+            Some(used) => is_file && used.after(QUANTUM) > now.steady,
+            None => true,
+        });
+        // Of two who need the same two, the one that has the first keeps it until it has the second.
+        let is_first = |need: &Need| match need {
+            Need::Leases(inos) if inos.contains(&ino) => inos.range(..ino).all(|lower| self.holds(namespace, *lower)),
+            _ => false,
+        };
+        let kept = !leases.leaving.contains_key(&ino) && leases.needs.values().any(is_first);
+        // The op that gives it comes before the message that brings what goes with it.
+        let half_here = leases.asked.contains_key(&ino) || leases.behind.contains_key(&ino);
+        if just_came || kept || half_here || leases.pins.contains_key(&ino) || !self.locks_may_go(namespace, ino) {
+            return;
+        }
+        let leases = &mut self.leases;
+        match leases.leaving.get(&ino) {
+            None if is_file => {
+                leases.leaving.insert(ino, false);
+                effects.push(Effect::Recall(ino));
+                return;
+            }
+            Some(false) => return,
+            None | Some(true) => {}
+        }
+        // One that is not in touch may have been deposed.
+        if !self.is_in_touch(namespace, now.steady) {
+            return;
+        }
+        self.leases.leaving.remove(&ino);
+        self.leases.gained.remove(&ino);
+        let (_, follows) = self.change(namespace, vec![Change::Grant { ino, to: next }], now.wall);
+        effects.extend(follows);
+        let (vector, locks) = (namespace.vector().clone(), self.take_out_locks(ino, effects));
+        effects.push(self.lease_message(next, LeaseMessage::Granted { ino, vector, locks }));
+        self.leases.wanted.remove(&ino);
+        let vector = namespace.vector().clone();
+        for peer in waiting.into_iter().skip(1) {
+            effects.push(self.lease_message(peer, LeaseMessage::Elsewhere { ino, vector: vector.clone() }));
+        }
+    }
+
+    /// A connection is gone: what was asked over it is asked again over another.
+    pub(super) fn forget_asked(&mut self, peer: PeerTag, now: Instant, effects: &mut Vec<Effect>) {
+        self.forget_lock_requests(peer);
+        let lost: Vec<Ino> =
+            self.leases.asked.iter().filter(|(_, asked)| asked.of == peer).map(|(ino, _)| *ino).collect();
+        self.leases.asked.retain(|_, asked| asked.of != peer);
+        self.leases_came_bare(lost, now, effects);
+        for queue in self.leases.wanted.values_mut() {
+            queue.retain(|waiting| *waiting != peer);
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Leases among several peers: one holder, whoever asks gets them, and the dead do not keep them.
+
+use super::*;
+use crate::namespace::MOVES;
+use crate::wire::LeaseMessage;
+
+const ROOT: Ino = Ino::ROOT;
+
+/// Longer than it takes to find a peer dead, twice.
+const PATIENCE: u64 = 6 * SECOND;
+
+pub fn is_beat(message: &ControlMessage) -> bool {
+    matches!(message, ControlMessage::Lease(LeaseMessage::Beat { .. } | LeaseMessage::Answer { .. }))
+}
+
+pub fn is_about_leases(message: &ControlMessage) -> bool {
+    matches!(message, ControlMessage::Lease(_)) && !is_beat(message)
+}
+
+impl World {
+    fn need(&mut self, index: usize, id: u64, inos: &[Ino]) {
+        let need = if inos.is_empty() { Need::Touch } else { Need::Leases(inos.iter().copied().collect()) };
+        self.handle(index, Event::Need { id, need });
+    }
+
+    fn may(&mut self, index: usize, ino: Ino) -> bool {
+        let machine = &mut self.machines[index];
+        machine.up
+            && machine.stopped.is_none()
+            && machine.peer.may(&machine.namespace, &[ino], Instant(self.now)).is_ok()
+    }
+
+    fn holder(&self, at: usize, ino: Ino) -> usize {
+        self.index(self.machines[at].namespace.holder(ino))
+    }
+
+    /// Until it is provided; nanoseconds.
+    fn until_provided(&mut self, index: usize, id: u64) -> u64 {
+        let started = self.now;
+        while !self.provided.contains(&(index, id)) {
+            self.run(SECOND / 100);
+            assert!(self.now < started + 10 * PATIENCE, "machine {index} waits for need {id} for ever");
+        }
+        self.now - started
+    }
+
+    fn stop(&mut self, index: usize) {
+        self.machines[index].stopped = Some(Vec::new());
+    }
+
+    fn go_on(&mut self, index: usize) {
+        for event in self.machines[index].stopped.take().unwrap() {
+            self.handle(index, event);
+        }
+    }
+
+    fn split(&mut self, sides: [&[usize]; 2]) {
+        for (a, b) in sides[0].iter().flat_map(|a| sides[1].iter().map(move |b| (*a, *b))) {
+            self.cut.insert((a.min(b), a.max(b)));
+        }
+    }
+
+    /// Connections over a cut are noticed to be gone.
+    fn drop_cut(&mut self) {
+        for (a, b) in self.cut.clone() {
+            self.disconnect(a, b);
+        }
+    }
+}
+
+#[test]
+fn a_lease_goes_to_who_asks_and_costs_nothing_where_it_is_held() {
+    let mut world = World::new(4, 1);
+    world.run(5 * SECOND);
+    assert!((0..4).all(|index| world.may(index, ROOT) == (index == 0)));
+    let before = world.lease_messages;
+    for n in 0..50 {
+        assert!(world.may(0, ROOT) && world.may(0, MOVES));
+        world.create(0, &format!("f{n}"));
+        world.run(SECOND / 10);
+    }
+    assert_eq!(world.lease_messages, before, "no message for a lease that is held");
+    world.need(2, 1, &[ROOT]);
+    // A question and its answer, 50 ms at most each.
+    assert!(world.until_provided(2, 1) <= SECOND / 10 + SECOND / 50);
+    assert_eq!(world.lease_messages, before + 2);
+    assert!(world.may(2, ROOT) && !world.may(0, ROOT));
+    assert_eq!(world.names(2).len(), 50, "with the lease comes all that was done under it");
+    world.run(SECOND);
+    assert!((0..4).all(|at| world.holder(at, ROOT) == 2));
+}
+
+#[test]
+fn whoever_needs_the_same_leases_gets_them_in_turn() {
+    let mut world = World::new(4, 2);
+    world.run(5 * SECOND);
+    let mut had = [0u64; 4];
+    for index in 0..4 {
+        world.need(index, 0, &[ROOT, MOVES]);
+    }
+    let end = world.now + 20 * SECOND;
+    while world.now < end {
+        world.run(SECOND / 200);
+        let holders: Vec<usize> = (0..4).filter(|index| world.may(*index, ROOT)).collect();
+        assert!(holders.len() <= 1, "{holders:?} hold one lease");
+        for (index, times) in had.iter_mut().enumerate() {
+            if world.provided.contains(&(index, *times)) {
+                *times += 1;
+                world.need(index, *times, &[ROOT, MOVES]);
+            }
+        }
+    }
+    assert!(had.iter().all(|times| *times > 20), "{had:?}");
+}
+
+#[test]
+fn two_who_need_one_another_s_lease_both_get_both() {
+    for seed in 0..20 {
+        let mut world = World::new(3, seed);
+        world.run(5 * SECOND);
+        world.need(1, 1, &[ROOT]);
+        world.need(2, 1, &[MOVES]);
+        world.until_provided(1, 1);
+        world.until_provided(2, 1);
+        for round in 2..12 {
+            world.need(1, round, &[ROOT, MOVES]);
+            world.need(2, round, &[ROOT, MOVES]);
+            let waited = world.until_provided(1, round) + world.until_provided(2, round);
+            assert!(waited < 2 * SECOND, "seed {seed}, round {round}: {waited}");
+        }
+    }
+}
+
+#[test]
+fn the_leases_of_a_dead_holder_pass_to_one_heir() {
+    for seed in 0..10 {
+        let mut world = World::new(5, seed);
+        world.run(5 * SECOND);
+        world.need(3, 1, &[ROOT]);
+        world.until_provided(3, 1);
+        // Without a word, and with the connection standing for a while.
+        world.machines[3].up = false;
+        for index in [0, 1, 2, 4] {
+            world.need(index, 2, &[ROOT]);
+        }
+        let waited: Vec<u64> = [0, 1, 2, 4].map(|index| world.until_provided(index, 2)).to_vec();
+        assert!(waited.iter().sum::<u64>() < PATIENCE, "seed {seed}: {waited:?}");
+        world.run(2 * SECOND);
+        let tenure = world.machines[0].namespace.tenure(world.machines[3].tag).number;
+        assert_eq!(tenure, 1, "seed {seed}: deposed once");
+    }
+}
+
+#[test]
+fn a_holder_that_was_stopped_for_a_minute_knows_that_it_is_none() {
+    for seed in 0..10 {
+        let mut world = World::new(3, seed);
+        world.run(5 * SECOND);
+        assert!(world.may(0, ROOT));
+        world.stop(0);
+        world.run(4 * SECOND);
+        (1..3).for_each(|other| world.disconnect(0, other));
+        world.need(1, 1, &[ROOT]);
+        world.until_provided(1, 1);
+        world.run(60 * SECOND);
+        world.go_on(0);
+        for _ in 0..2000 {
+            assert!(!world.may(0, ROOT) || !world.may(1, ROOT), "seed {seed}: two holders");
+            assert!(!world.may(0, ROOT) || world.holder(0, ROOT) == 0);
+            world.run(SECOND / 200);
+            if world.now.is_multiple_of(SECOND / 2) {
+                (1..3).for_each(|other| world.at(0, What::Connect(0, other)));
+            }
+        }
+        assert_eq!((world.holder(0, ROOT), world.holder(1, ROOT)), (1, 1), "seed {seed}");
+        world.need(0, 2, &[ROOT]);
+        world.until_provided(0, 2);
+    }
+}
+
+#[test]
+fn each_side_of_a_partition_goes_on_and_one_holder_is_left_when_they_meet() {
+    for seed in 0..10 {
+        let mut world = World::new(4, seed);
+        world.run(5 * SECOND);
+        world.split([&[0, 1], &[2, 3]]);
+        world.need(1, 1, &[ROOT]);
+        world.need(2, 1, &[ROOT]);
+        world.run(4 * SECOND);
+        world.drop_cut();
+        world.until_provided(1, 1);
+        world.until_provided(2, 1);
+        world.run(SECOND);
+        world.heal();
+        world.run(10 * SECOND);
+        let holders: BTreeSet<usize> = (0..4).map(|at| world.holder(at, ROOT)).collect();
+        assert_eq!(holders.len(), 1, "seed {seed}: {holders:?}");
+        let may = (0..4).filter(|index| world.may(*index, ROOT)).count();
+        assert!(may <= 1, "seed {seed}");
+        for index in 0..4 {
+            world.need(index, 9, &[ROOT]);
+            world.until_provided(index, 9);
+        }
+    }
+}
+
+#[test]
+fn one_that_goes_leaves_its_leases_to_another_at_once() {
+    let mut world = World::new(3, 4);
+    world.run(5 * SECOND);
+    world.handle(0, Event::Leaving);
+    world.run(SECOND / 4);
+    world.crash(0);
+    world.need(1, 1, &[ROOT]);
+    assert!(world.until_provided(1, 1) < SECOND / 2);
+}
+
+#[test]
+fn no_two_connected_peers_hold_one_lease_whatever_happens() {
+    for seed in 0..60 {
+        let mut world = World::new(4, seed);
+        let mut rng = SmallRng::seed_from_u64(seed);
+        world.run(5 * SECOND);
+        let mut connected: BTreeMap<(usize, usize), u64> = BTreeMap::new();
+        let mut id = 1;
+        for _ in 0..600 {
+            world.run(SECOND / 10);
+            let index = rng.random_range(0..4);
+            match rng.random_range(0..60) {
+                0 => world.crash(index),
+                1 if world.machines[index].stopped.is_none() => world.stop(index),
+                2..=4 if world.machines[index].stopped.is_some() => world.go_on(index),
+                5..=6 if !world.machines[index].up => world.restart(index),
+                7 => {
+                    let other = (index + 1) % 4;
+                    world.disconnect(index, other);
+                }
+                8 => {
+                    let rest: Vec<usize> = (0..4).filter(|other| *other != index).collect();
+                    world.split([&[index], &rest]);
+                }
+                9..=10 => world.cut.clear(),
+                11..=30 => {
+                    id += 1;
+                    world.need(index, id, &[ROOT]);
+                }
+                _ => {}
+            }
+            if rng.random_bool(0.2) {
+                world.drop_cut();
+            }
+            for a in 0..4 {
+                for b in 0..a {
+                    world.at(0, What::Connect(a, b));
+                    let stands = world.linked(a, b)
+                        && world.connections.contains_key(&(b, a))
+                        && [a, b].iter().all(|index| world.machines[*index].stopped.is_none());
+                    if !stands {
+                        connected.remove(&(b, a));
+                        continue;
+                    }
+                    let since = *connected.entry((b, a)).or_insert(world.now);
+                    // They have to hear of one another first.
+                    if world.now - since > 3 * SECOND {
+                        assert!(!(world.may(a, ROOT) && world.may(b, ROOT)), "seed {seed}: {a} and {b} hold one lease");
+                    }
+                }
+            }
+        }
+        for index in 0..4 {
+            if world.machines[index].stopped.is_some() {
+                world.go_on(index);
+            }
+        }
+        world.heal();
+        world.run(10 * SECOND);
+        for index in 0..4 {
+            world.need(index, 9999, &[ROOT]);
+            world.until_provided(index, 9999);
+        }
+        world.run(3 * SECOND);
+        let holders: BTreeSet<usize> = (0..4).map(|at| world.holder(at, ROOT)).collect();
+        assert_eq!(holders.len(), 1, "seed {seed}");
+    }
+}
