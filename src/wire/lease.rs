@@ -34,6 +34,11 @@ pub enum LeaseMessage {
 }
 
 impl LeaseMessage {
+    /// Whether it goes to and fro each second, whatever happens.
+    pub fn is_beat(&self) -> bool {
+        matches!(self, LeaseMessage::Beat { .. } | LeaseMessage::Answer { .. })
+    }
+
     /// That its lengths are within bounds.
     pub(super) fn check(&self) -> Result<(), &'static str> {
         match self {

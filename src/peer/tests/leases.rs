@@ -10,7 +10,7 @@ const ROOT: Ino = Ino::ROOT;
 const PATIENCE: u64 = 6 * SECOND;
 
 pub fn is_beat(message: &ControlMessage) -> bool {
-    matches!(message, ControlMessage::Lease(LeaseMessage::Beat { .. } | LeaseMessage::Answer { .. }))
+    matches!(message, ControlMessage::Lease(message) if message.is_beat())
 }
 
 pub fn is_about_leases(message: &ControlMessage) -> bool {
