@@ -409,11 +409,12 @@ impl<'a> World<'a> {
         self.queue.after(DIAL, What::Dial);
     }
 
-    /// Whether some other machine, itself on the roster, knows that this one is off it.
+    /// Whether some other machine that stays, itself on the roster, knows that this one is off it. One that leaves too may
+    /// take what it heard away with it.
     pub fn is_missed(&self, n: usize) -> bool {
         let tag = self.machines[n].tag;
-        let knows =
-            |one: &Machine| one.is_up() && one.namespace.peer(one.tag).is_some() && one.namespace.peer(tag).is_none();
+        let stays = |one: &Machine| one.namespace.peer(one.tag).is_some() && !one.namespace.standing(one.tag).leaving;
+        let knows = |one: &Machine| one.is_up() && stays(one) && one.namespace.peer(tag).is_none();
         self.machines.iter().any(|one| one.tag != tag && knows(one))
     }
 
