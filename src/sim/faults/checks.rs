@@ -41,12 +41,7 @@ impl World<'_> {
     /// Whether some kind of shards of a block suffices, wherever they are.
     fn is_somewhere(&self, block: BlockName) -> bool {
         let good = |id: &ShardId| self.machines.iter().any(|one| one.store.get(id).is_some_and(|held| !held.rotten));
-        let first = ShardId { block, geometry: crate::policy::Geometry { data: 0, parity: 0 }, index: 0 };
-        let kinds: BTreeSet<ShardId> = self
-            .machines
-            .iter()
-            .flat_map(|one| one.store.range(first..).take_while(|(id, _)| id.block == block).map(|(id, _)| *id))
-            .collect();
+        let kinds: BTreeSet<ShardId> = self.machines.iter().flat_map(|one| one.shards_of(block)).collect();
         let geometries: BTreeSet<_> = kinds.iter().map(|id| id.geometry).collect();
         geometries.into_iter().any(|geometry| {
             kinds.iter().filter(|id| id.geometry == geometry && good(id)).count() >= usize::from(geometry.data)
@@ -178,7 +173,12 @@ impl World<'_> {
                 group.is_some_and(|group| group.slots.len() > present && group.slots.iter().any(Vec::is_empty))
             };
             if let Some(id) = one.store.keys().find(|id| !due.contains(id) && !last_resort(id)) {
-                return Some(format!("{} still holds shard {} of block {}", one.tag, id.index, id.block));
+                let block = one.namespace.block(&id.block);
+                let slots = block.and_then(|block| one.namespace.group(block.group)).map(|group| &group.slots);
+                return Some(format!(
+                    "{} still holds shard {} of block {} ({block:?}, {slots:?})",
+                    one.tag, id.index, id.block
+                ));
             }
         }
         None

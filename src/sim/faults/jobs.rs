@@ -12,7 +12,7 @@ use crate::sim::queue::{between, later};
 use crate::time::Instant;
 use crate::volume::ports::{Candidate, ShardId};
 use bytes::Bytes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Bytes of every block: only their number matters here.
@@ -298,7 +298,8 @@ impl World<'_> {
         self.machines[n].namespace.group(group).map(|group| group.geometry)
     }
 
-    /// Reads a block from the participants of its group: the shards of k slots. How many were read; `None`: too few.
+    /// Reads a block: the shards of k slots from the participants of its group, or else from whoever a search finds. How
+    /// many were read; `None`: too few.
     fn reads(&mut self, n: usize, name: BlockName, group: GroupId) -> Option<usize> {
         let record = self.machines[n].namespace.group(group).cloned()?;
         let needed = usize::from(record.geometry.data);
@@ -308,7 +309,20 @@ impl World<'_> {
                 read += usize::from(self.reads_slot(n, name, &record, index));
             }
         }
-        (read >= needed).then_some(read)
+        (read >= needed || self.reads_elsewhere(n, name)).then_some(needed)
+    }
+
+    /// Reads a block from whoever has shards of it, whatever the seats say: as `volume/elsewhere` does.
+    fn reads_elsewhere(&mut self, n: usize, name: BlockName) -> bool {
+        let mut read: BTreeMap<Geometry, BTreeSet<u8>> = BTreeMap::new();
+        for at in (0..self.machines.len()).filter(|at| self.answers(n, *at)).collect::<Vec<_>>() {
+            for id in self.machines[at].shards_of(name).collect::<Vec<_>>() {
+                if self.machines[at].read(&id) {
+                    read.entry(id.geometry).or_default().insert(id.index);
+                }
+            }
+        }
+        read.iter().any(|(geometry, slots)| slots.len() >= usize::from(geometry.data))
     }
 
     /// Reads the shard of one slot from who has it.

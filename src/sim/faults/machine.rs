@@ -1,7 +1,7 @@
 //! One machine of a run: the real peer's core, its namespace, its log, and a disk that is only a list of shards.
 
 use crate::group::{Comparison, HealingSettings};
-use crate::id::{GroupId, PeerKey, PeerTag, ShareId};
+use crate::id::{BlockName, GroupId, PeerKey, PeerTag, ShareId};
 use crate::namespace::{Namespace, Op, PeerRecord, Snapshot};
 use crate::overlay::{Member, Membership, Search, SearchSettings, Settings};
 use crate::peer::{Effect, Memory, Past, Peer};
@@ -156,6 +156,12 @@ impl Machine {
     pub fn usage(&self) -> StoreUsage {
         let stored = self.store.len() as u64 * 1000;
         StoreUsage { stored, free: if self.full { 0 } else { CAPACITY - stored }, capacity: CAPACITY, disk: 0 }
+    }
+
+    /// What its disk has of a block.
+    pub fn shards_of(&self, block: BlockName) -> impl Iterator<Item = ShardId> {
+        let first = ShardId { block, geometry: Geometry { data: 0, parity: 0 }, index: 0 };
+        self.store.range(first..).map(|(id, _)| *id).take_while(move |id| id.block == block)
     }
 
     /// A shard that can be read whole; one that cannot is found out by that, and is not there any more.
