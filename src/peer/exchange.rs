@@ -5,7 +5,7 @@ use crate::id::{Author, PeerTag};
 use crate::namespace::{Missing, Namespace, Op, OpError, VersionVector};
 use crate::overlay::SearchEvent;
 use crate::time::{Instant, Moment, WallTime};
-use crate::wire::{ControlMessage, LeaseMessage};
+use crate::wire::{ControlMessage, LeaseMessage, MAX_ROSTER};
 
 /// The most bytes of ops in one message while a peer catches up.
 const BATCH_BYTES: usize = 1 << 20;
@@ -73,6 +73,7 @@ impl Peer {
             share: self.share,
             software: concat!("shoal ", env!("CARGO_PKG_VERSION")).to_owned(),
             vector: namespace.vector().clone(),
+            near: self.required(namespace).into_iter().filter(|peer| *peer != to).take(MAX_ROSTER).collect(),
         };
         Effect::SendControl { to, message }
     }
@@ -97,7 +98,7 @@ impl Peer {
             return;
         }
         match message {
-            ControlMessage::Hello { protocol, share, vector, software } => {
+            ControlMessage::Hello { protocol, share, vector, software, near } => {
                 if share != self.share || protocol != PROTOCOL {
                     let how = format!(
                         "it speaks protocol {protocol} of share {share} ({software}), here it is {PROTOCOL} of {}",
@@ -106,14 +107,20 @@ impl Peer {
                     effects.push(Effect::Misbehaved { peer: from, how });
                     return;
                 }
-                link.greeted = true;
+                let first = !std::mem::replace(&mut link.greeted, true);
                 link.sent = vector.clone();
                 // It may have forgotten what it was told: after a snapshot it knows of nobody's storage.
                 link.told = Default::default();
                 link.hello = vector.clone();
                 link.caught_up = namespace.vector().covers(&vector);
-                link.needed = namespace.needed_by(from, &vector);
-                if link.needed.is_some() {
+                let needed = namespace.needed_by(from, &vector);
+                link.needed = needed.clone();
+                if first {
+                    self.told_of_the_living(namespace, &near, now.steady);
+                }
+                if needed.is_some()
+                    && let Some(link) = self.links.get_mut(&from)
+                {
                     // It is told at the next tick, if nothing has come by then that says otherwise.
                     link.theirs = vector;
                     link.current = false;

@@ -105,9 +105,10 @@ impl Peer {
         }
     }
 
-    /// Whether a peer is dead, or off the roster, or nothing it says is taken for now: not only unheard of so far.
+    /// Whether a peer is dead, or off the roster, or nothing it says is taken for now: not only unheard of so far, or about
+    /// to be here.
     pub(super) fn is_gone(&self, namespace: &Namespace, peer: PeerTag, now: Instant) -> bool {
-        let dead = !self.is_alive(peer) && self.touch.has_met_the_living(now);
+        let dead = !self.is_alive(peer) && self.touch.has_met_the_living(now) && !self.touch.expects(peer, now);
         peer != self.me && (dead || self.is_ahead_of_time(peer) || namespace.peer(peer).is_none())
     }
 

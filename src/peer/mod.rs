@@ -222,6 +222,10 @@ impl Peer {
                 self.unlink(peer);
                 self.forget_asked(peer, now.steady, &mut effects);
                 self.links.insert(peer, Link::default());
+                if !self.membership.is_alive(peer) {
+                    // That it lives is news that the membership still has to hear.
+                    self.touch.is_arriving(peer, now.steady);
+                }
                 effects.push(self.hello(peer, namespace));
                 self.tell_clock(peer, now.wall, &mut effects);
                 self.membership(MembershipEvent::Introduce(vec![peer]), &mut effects);

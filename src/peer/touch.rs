@@ -25,8 +25,8 @@ const PROMISE: Duration = Duration::from_millis(2750);
 /// of others' silence means nothing.
 const SLEPT: Duration = Duration::from_millis(2200);
 
-/// How long after such a gap those it was in touch with are not taken for dead: longer than it takes to connect again.
-const DROWSY: Duration = Duration::from_secs(5);
+/// How long those that are expected are not taken for dead: longer than it takes to connect.
+const ARRIVING: Duration = Duration::from_secs(5);
 
 /// How long one that has just started waits for those who live to be there.
 const MEETING: Duration = Duration::from_millis(1500);
@@ -43,8 +43,8 @@ pub(super) struct Touch {
     /// When this peer was first told the time.
     started: Option<Instant>,
     last_tick: Instant,
-    /// Whom it had to be in touch with when it fell asleep, and how long that still counts.
-    drowsy: (Instant, BTreeSet<PeerTag>),
+    /// Who may be alive and be here in a moment, and how long that is waited for: meanwhile nothing is done without them.
+    expected: BTreeMap<PeerTag, Instant>,
 }
 
 impl Touch {
@@ -53,17 +53,33 @@ impl Touch {
     pub fn tick(&mut self, now: Instant, required: BTreeSet<PeerTag>, others: impl Iterator<Item = PeerTag>) {
         if self.started.is_none() {
             self.started = Some(now);
-            self.drowsy = (now.after(MEETING), others.collect());
+            others.for_each(|peer| self.expect(peer, now.after(MEETING)));
         } else if now > self.last_tick.after(SLEPT) {
-            self.drowsy = (now.after(DROWSY), required);
+            required.into_iter().for_each(|peer| self.expect(peer, now.after(ARRIVING)));
         }
         self.last_tick = now;
+        self.expected.retain(|_, until| *until > now);
         self.refused.retain(|_, until| *until > now);
     }
 
     /// Whether it has run for long enough to have met who is alive.
     pub fn has_met_the_living(&self, now: Instant) -> bool {
-        self.started.is_some_and(|started| started.after(DROWSY) <= now)
+        self.started.is_some_and(|started| started.after(ARRIVING) <= now)
+    }
+
+    fn expect(&mut self, peer: PeerTag, until: Instant) {
+        let expected = self.expected.entry(peer).or_default();
+        *expected = until.max(*expected);
+    }
+
+    /// The peer is about to be here, as far as anybody knows.
+    pub fn is_arriving(&mut self, peer: PeerTag, now: Instant) {
+        self.expect(peer, now.after(ARRIVING));
+    }
+
+    /// Whether the peer may be here in a moment.
+    pub fn expects(&self, peer: PeerTag, now: Instant) -> bool {
+        self.expected.get(&peer).is_some_and(|until| *until > now)
     }
 
     pub fn answered(&mut self, by: PeerTag, sent: Instant) {
@@ -96,7 +112,7 @@ impl Touch {
     pub fn forget(&mut self, peer: PeerTag) {
         self.answered.remove(&peer);
         self.promised.remove(&peer);
-        self.drowsy.1.remove(&peer);
+        self.expected.remove(&peer);
     }
 }
 
@@ -113,13 +129,23 @@ impl Peer {
         // Without a tick for so long, it was not even running.
         let running = touch.last_tick.after(LEASE_TIME);
         let required = self.required(namespace);
-        let awake = touch.drowsy.1.iter().filter(|_| touch.last_tick < touch.drowsy.0);
-        required.iter().chain(awake).map(good).chain([running]).min().unwrap_or_default()
+        let expected = touch.expected.iter().filter(|(_, until)| **until > touch.last_tick).map(|(peer, _)| peer);
+        required.iter().chain(expected).map(good).chain([running]).min().unwrap_or_default()
     }
 
     /// Whether it may, now.
     pub fn is_in_touch(&self, namespace: &Namespace, now: Instant) -> bool {
         now < self.in_touch_until(namespace)
+    }
+
+    /// A peer that has just connected names those it is in touch with. Whoever of them is not connected here lives all the
+    /// same, and is about to: after a partition the one machine of the other side that is there first speaks for the rest.
+    pub(super) fn told_of_the_living(&mut self, namespace: &Namespace, near: &[PeerTag], now: Instant) {
+        for peer in near.iter().filter(|peer| **peer != self.me && !self.links.contains_key(peer)) {
+            if namespace.peer(*peer).is_some() {
+                self.touch.is_arriving(*peer, now);
+            }
+        }
     }
 
     /// The live peers that it must be in touch with: those it is, or just was, connected to.

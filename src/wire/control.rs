@@ -2,7 +2,7 @@
 
 use super::{LeaseMessage, LockMessage, MAX_CONTROL_BYTES, MAX_ROSTER, MAX_TEXT, Message, WireError, malformed};
 use crate::group::ANNOUNCED;
-use crate::id::{GroupId, ShareId};
+use crate::id::{GroupId, PeerTag, ShareId};
 use crate::namespace::{Op, VersionVector};
 use crate::overlay::SearchMessage;
 use crate::time::WallTime;
@@ -27,6 +27,8 @@ pub enum ControlMessage {
         /// Name and version of the program, for people.
         software: String,
         vector: VersionVector,
+        /// Other peers that I am in touch with.
+        near: Vec<PeerTag>,
     },
     /// Ops that you lack, in an order you can take.
     Ops(Vec<Op>),
@@ -65,7 +67,10 @@ impl Message for ControlMessage {
             if vector.0.len() > MAX_ROSTER { Err(malformed("a vector of too many authors")) } else { Ok(()) }
         };
         match self {
-            ControlMessage::Hello { software, vector, .. } => {
+            ControlMessage::Hello { software, vector, near, .. } => {
+                if near.len() > MAX_ROSTER {
+                    return Err(malformed("more peers than a share has"));
+                }
                 if software.len() > MAX_TEXT {
                     return Err(malformed("the program's name is too long"));
                 }
@@ -90,7 +95,7 @@ impl Message for ControlMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{Author, BlockName, Ino, PeerTag, hex};
+    use crate::id::{Author, BlockName, Ino, hex};
     use crate::namespace::{Change, Lock, LockKind, LockOwner, LockRequest, Tenure};
     use crate::overlay::{Answer, Bloom, Piece, Query, QueryId, Spread};
     use crate::policy::Geometry;
@@ -118,8 +123,9 @@ mod tests {
                     share: ShareId([0x11; 16]),
                     software: "shoal 0.1.0".into(),
                     vector: vector(),
+                    near: vec![PeerTag(9)],
                 },
-                "010001111111111111111111111111111111110b73686f616c20302e312e300207ac02ef9baf0501",
+                "010001111111111111111111111111111111110b73686f616c20302e312e300207ac02ef9baf05010109",
             ),
             (ControlMessage::Ops(vec![Op { stamp, seq: 2, change: Change::Reap { ino: Ino(9) } }]), "0101010507020609"),
             (
@@ -228,6 +234,7 @@ mod tests {
             share: ShareId([0; 16]),
             software: "x".repeat(65),
             vector: VersionVector::default(),
+            near: Vec::new(),
         };
         assert!(matches!(encode(&hello), Err(WireError::Malformed(_))));
         let vast = VersionVector((1..=MAX_ROSTER as u32 + 1).map(|tag| (Author::new(PeerTag(tag), 0), 1)).collect());

@@ -30,6 +30,11 @@ impl World {
             && machine.peer.may(&machine.namespace, &[ino], Instant(self.now)).is_ok()
     }
 
+    fn is_in_touch(&self, index: usize) -> bool {
+        let machine = &self.machines[index];
+        machine.peer.is_in_touch(&machine.namespace, Instant(self.now))
+    }
+
     fn holder(&self, at: usize, ino: Ino) -> usize {
         self.index(self.machines[at].namespace.holder(ino))
     }
@@ -281,5 +286,53 @@ fn no_two_connected_peers_hold_one_lease_whatever_happens() {
         world.run(3 * SECOND);
         let holders: BTreeSet<usize> = (0..4).map(|at| world.holder(at, ROOT)).collect();
         assert_eq!(holders.len(), 1, "seed {seed}");
+    }
+}
+
+#[test]
+fn two_sides_that_meet_do_not_both_go_on_with_what_each_took_over() {
+    for seed in 0..10 {
+        let mut world = World::new(2, seed);
+        world.run(5 * SECOND);
+        world.split([&[0], &[1]]);
+        world.drop_cut();
+        world.need(1, 1, &[ROOT]);
+        world.until_provided(1, 1);
+        assert!(world.may(0, ROOT) && world.may(1, ROOT), "each side goes on alone");
+        world.cut.clear();
+        // Each still takes the other for dead.
+        world.connect(0, 1);
+        for _ in 0..2000 {
+            assert!(!(world.may(0, ROOT) && world.may(1, ROOT)), "seed {seed}: both hold one lease");
+            world.run(SECOND / 200);
+        }
+        assert!(world.may(0, ROOT) || world.may(1, ROOT), "seed {seed}");
+    }
+}
+
+#[test]
+fn who_meets_one_of_the_other_side_waits_for_those_it_is_in_touch_with() {
+    for seed in 0..10 {
+        let mut world = World::new(3, seed);
+        world.run(5 * SECOND);
+        world.split([&[0], &[1, 2]]);
+        world.drop_cut();
+        world.need(2, 1, &[ROOT]);
+        world.until_provided(2, 1);
+        world.run(3 * SECOND);
+        assert!(world.may(0, ROOT) && world.may(2, ROOT), "each side goes on alone");
+        world.cut.clear();
+        world.connect(0, 1);
+        for step in 0..2000 {
+            // The third is there a little later.
+            if step == 600 {
+                world.connect(0, 2);
+            }
+            assert!(!(world.may(0, ROOT) && world.may(2, ROOT)), "seed {seed}: both hold one lease");
+            assert!(step > 600 || !world.is_in_touch(0), "seed {seed}: one is missing");
+            world.run(SECOND / 200);
+        }
+        let may = (0..3).filter(|index| world.may(*index, ROOT)).count();
+        assert_eq!(may, 1, "seed {seed}");
     }
 }
