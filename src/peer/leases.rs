@@ -7,7 +7,7 @@
 
 use super::{Effect, Peer, Timer};
 use crate::id::{Ino, PeerTag};
-use crate::namespace::{Change, Kind, Namespace, VersionVector};
+use crate::namespace::{Change, Kind, Lock, Namespace, VersionVector};
 use crate::time::{Instant, Moment};
 use crate::wire::{ControlMessage, LeaseMessage};
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,6 +52,13 @@ struct Asked {
     at: Instant,
 }
 
+/// What came with a lease before the op that gives it: that takes another road while this peer is being caught up with.
+struct Early {
+    from: PeerTag,
+    vector: VersionVector,
+    locks: Vec<Lock>,
+}
+
 /// A lease that came here not long ago.
 struct Gained {
     at: Instant,
@@ -65,6 +72,8 @@ pub(super) struct Leases {
     asked: BTreeMap<Ino, Asked>,
     /// Granted by a peer that had all this: to be used when it is here.
     behind: BTreeMap<Ino, VersionVector>,
+    /// Granted by an op that is not here yet.
+    early: BTreeMap<Ino, Early>,
     gained: BTreeMap<Ino, Gained>,
     /// How many on this machine are in the midst of using it.
     pins: BTreeMap<Ino, u32>,
@@ -132,20 +141,20 @@ impl Peer {
 
     /// Whether ops that come may be what somebody here waits for.
     pub(super) fn waits_for_ops(&self) -> bool {
-        let leases = &self.leases;
-        !(leases.needs.is_empty() && leases.wanted.is_empty() && leases.behind.is_empty()) || self.waits_for_locks()
+        let Leases { needs, wanted, behind, early, .. } = &self.leases;
+        !(needs.is_empty() && wanted.is_empty() && behind.is_empty() && early.is_empty()) || self.waits_for_locks()
     }
 
     /// Whether the lease, and what comes with it, is on its way here, or was asked for.
     pub(super) fn is_asked_for(&self, ino: Ino) -> bool {
-        self.leases.asked.contains_key(&ino)
+        self.leases.asked.contains_key(&ino) || self.leases.early.contains_key(&ino)
     }
 
     /// Whether the lease is this peer's to use: it holds it, has what its last holder had, and nobody waits for it.
     pub(super) fn holds(&self, namespace: &Namespace, ino: Ino) -> bool {
         let leases = &self.leases;
         namespace.holder(ino) == self.me
-            && !leases.asked.contains_key(&ino)
+            && !self.is_asked_for(ino)
             && !leases.behind.contains_key(&ino)
             && !leases.leaving.contains_key(&ino)
     }
@@ -175,6 +184,13 @@ impl Peer {
         dead.into_iter().for_each(|peer| self.forget_asked(peer, now.steady, effects));
         let leases = &mut self.leases;
         leases.behind.retain(|_, vector| !namespace.vector().covers(vector));
+        let has_come = |early: &Early| namespace.vector().covers(&early.vector);
+        let (come, early) = std::mem::take(&mut leases.early).into_iter().partition(|(_, early)| has_come(early));
+        leases.early = early;
+        for (ino, Early { from, vector, locks }) in Vec::from_iter::<BTreeMap<Ino, Early>>(come) {
+            self.granted(namespace, from, (ino, locks), vector, now, effects);
+        }
+        let leases = &mut self.leases;
         leases.gained.retain(|_, gained| gained.at.after(UNUSED) > now.steady);
         let wanted: Vec<Ino> = leases.wanted.keys().copied().collect();
         for ino in wanted {
@@ -277,16 +293,15 @@ impl Peer {
                 self.look_at_leases(namespace, now, effects);
             }
             LeaseMessage::Granted { ino, vector, locks } => {
-                if self.leases.asked.get(&ino).is_some_and(|asked| asked.of == from) {
+                let asked = self.leases.asked.get(&ino).is_some_and(|asked| asked.of == from);
+                if asked {
                     self.leases.asked.remove(&ino);
                 }
-                if namespace.holder(ino) != self.me {
-                    let why = format!("it says that it gave the lease of {ino}, which was not its own");
-                    effects.push(Effect::Refused { peer: from, why });
+                if asked && namespace.holder(ino) != self.me && !namespace.vector().covers(&vector) {
+                    effects.push(self.lease_message(from, LeaseMessage::Lack { vector: namespace.vector().clone() }));
+                    self.leases.early.insert(ino, Early { from, vector, locks });
                 } else {
-                    self.leases.gained.insert(ino, Gained { at: now.steady, used: None });
-                    self.put_in_locks(ino, locks, effects);
-                    self.catch_up_for(namespace, from, ino, vector, effects);
+                    self.granted(namespace, from, (ino, locks), vector, now, effects);
                 }
                 self.look_at_leases(namespace, now, effects);
             }
@@ -311,6 +326,25 @@ impl Peer {
                 self.agreed(namespace, from, (peer, round), vector, now, effects);
             }
         }
+    }
+
+    /// A lease came with what goes with it, if the ops say so.
+    fn granted(
+        &mut self,
+        namespace: &Namespace,
+        from: PeerTag,
+        (ino, locks): (Ino, Vec<Lock>),
+        vector: VersionVector,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) {
+        if namespace.holder(ino) != self.me {
+            let why = format!("it says that it gave the lease of {ino}, which was not its own");
+            return effects.push(Effect::Refused { peer: from, why });
+        }
+        self.leases.gained.insert(ino, Gained { at: now.steady, used: None });
+        self.put_in_locks(ino, locks, effects);
+        self.catch_up_for(namespace, from, ino, vector, effects);
     }
 
     /// Answers a peer's last beat, if this peer counts on it: everything it lacked is at least on its way.
@@ -372,7 +406,7 @@ impl Peer {
         };
         let kept = !leases.leaving.contains_key(&ino) && leases.needs.values().any(is_first);
         // The op that gives it comes before the message that brings what goes with it.
-        let half_here = leases.asked.contains_key(&ino) || leases.behind.contains_key(&ino);
+        let half_here = self.is_asked_for(ino) || leases.behind.contains_key(&ino);
         if just_came || kept || half_here || leases.pins.contains_key(&ino) || !self.locks_may_go(namespace, ino) {
             return;
         }
@@ -406,9 +440,11 @@ impl Peer {
     /// A connection is gone: what was asked over it is asked again over another.
     pub(super) fn forget_asked(&mut self, peer: PeerTag, now: Instant, effects: &mut Vec<Effect>) {
         self.forget_lock_requests(peer);
-        let lost: Vec<Ino> =
-            self.leases.asked.iter().filter(|(_, asked)| asked.of == peer).map(|(ino, _)| *ino).collect();
+        let asked = self.leases.asked.iter().filter(|(_, asked)| asked.of == peer).map(|(ino, _)| *ino);
+        let early = self.leases.early.iter().filter(|(_, early)| early.from == peer).map(|(ino, _)| *ino);
+        let lost: Vec<Ino> = asked.chain(early).collect();
         self.leases.asked.retain(|_, asked| asked.of != peer);
+        self.leases.early.retain(|_, early| early.from != peer);
         self.leases_came_bare(lost, now, effects);
         for queue in self.leases.wanted.values_mut() {
             queue.retain(|waiting| *waiting != peer);

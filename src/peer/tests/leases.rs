@@ -336,3 +336,24 @@ fn who_meets_one_of_the_other_side_waits_for_those_it_is_in_touch_with() {
         assert_eq!(may, 1, "seed {seed}");
     }
 }
+
+#[test]
+fn a_lease_that_comes_before_the_op_that_gives_it_is_waited_for() {
+    let mut world = World::new(3, 5);
+    world.run(5 * SECOND);
+    world.must_lock(0, 1);
+    world.need(1, 1, &[ROOT]);
+    // The question is lost, and the holder gives the lease by an op that goes to nobody by itself.
+    world.queue.retain(|_, what| !matches!(what, What::Control { message: ControlMessage::Lease(_), .. }));
+    let (now, to) = (world.wall(0), world.machines[1].tag);
+    let holder = &mut world.machines[0];
+    let made = holder.namespace.change(holder.peer.author(), now, vec![Change::Grant { ino: ROOT, to }]);
+    holder.log.extend(made.ops);
+    let (from, vector) = (holder.tag, holder.namespace.vector().clone());
+    let granted = LeaseMessage::Granted { ino: ROOT, vector, locks: vec![locks::held_by(from)] };
+    world.handle(1, Event::Control { from, message: ControlMessage::Lease(granted) });
+    assert!(!world.may(1, ROOT));
+    assert!(world.until_provided(1, 1) < SECOND / 2, "it asks for what it lacks at once");
+    assert!(world.may(1, ROOT));
+    assert!(world.is_locked(1, 2), "what came with it is there");
+}

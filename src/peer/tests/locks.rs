@@ -6,7 +6,19 @@ use crate::wire::LockOutcome;
 
 const FILE: Ino = Ino::ROOT;
 
+/// An exclusive lock of a process of this machine.
+pub fn held_by(peer: PeerTag) -> Lock {
+    Lock { owner: LockOwner { peer, number: 1 }, kind: LockKind::Exclusive, first: 0, last: 9, pid: 1 }
+}
+
 impl World {
+    /// Whether something is in the way of an exclusive lock, as the keeper says.
+    pub fn is_locked(&mut self, index: usize, id: u64) -> bool {
+        let lock = held_by(self.machines[index].tag);
+        self.handle(index, Event::Lock { id, ino: FILE, request: LockRequest::Test { lock } });
+        matches!(self.outcome(index, id, SECOND), Some(LockOutcome::Held(_)))
+    }
+
     fn lock(&mut self, index: usize, id: u64, kind: LockKind, wait: bool) {
         let owner = LockOwner { peer: self.machines[index].tag, number: 1 };
         let lock = Lock { owner, kind, first: 0, last: 9, pid: 1 };
@@ -33,7 +45,7 @@ impl World {
         self.locked.remove(&(index, id))
     }
 
-    fn must_lock(&mut self, index: usize, id: u64) {
+    pub fn must_lock(&mut self, index: usize, id: u64) {
         self.lock(index, id, LockKind::Exclusive, true);
         assert_eq!(self.outcome(index, id, 8 * SECOND), Some(LockOutcome::Done), "machine {index}");
     }
