@@ -637,6 +637,11 @@ impl Peer {
                 request.put_to = None;
             }
         }
+        // What it was about to be given it asks for again, if it still wants it. After a restart it numbers its requests
+        // anew, and must not take this for the answer to another one.
+        for applicants in self.locks.storing.values_mut() {
+            applicants.retain(|(by, _)| *by != peer);
+        }
         // That it holds none of these it is told when it is connected again.
         self.locks.withdrawn.retain(|_, withdrawn| withdrawn.put_to != peer);
         self.locks.unlocks.iter_mut().filter(|unlock| unlock.said_to == Some(peer)).for_each(|u| u.said_to = None);

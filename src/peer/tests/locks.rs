@@ -237,3 +237,26 @@ fn no_two_connected_machines_hold_an_exclusive_lock_whatever_happens() {
         }
     }
 }
+
+#[test]
+fn an_answer_to_a_machine_before_it_restarted_is_none_to_what_it_asks_after() {
+    let mut world = world(7);
+    world.lock(1, 1, LockKind::Exclusive, true);
+    let is_storing = |what: &What| matches!(what, What::Recalled(0, ..));
+    while !world.queue.values().any(is_storing) {
+        world.run(SECOND / 1000);
+    }
+    // The keeper takes long to store what is unsaved, and gives the lock only then.
+    world.queue.retain(|_, what| !is_storing(what));
+    world.crash(1);
+    world.restart(1);
+    world.run(8 * SECOND);
+    world.must_lock(2, 1);
+    // It numbers its requests anew: this is another one, with the number of the first.
+    world.lock(1, 1, LockKind::Exclusive, true);
+    world.run(SECOND);
+    world.handle(0, Event::Recalled(FILE));
+    assert_eq!(world.outcome(1, 1, SECOND), None, "machine 2 holds it");
+    world.unlock(2);
+    assert_eq!(world.outcome(1, 1, SECOND), Some(LockOutcome::Done));
+}
