@@ -307,7 +307,7 @@ fn a_dead_machine_s_locks_are_free_again_and_a_dead_holder_s_file_has_an_heir() 
 
 /// A program that holds an exclusive lock on a file until it is killed.
 fn lock_holder(cluster: &Cluster, file: &Path) -> std::process::Child {
-    let ready = cluster.scratch("locked");
+    let ready = cluster.scratch("locked").join("ready");
     let _ = fs::remove_file(&ready);
     let script = format!("touch '{}'; exec sleep 600", ready.display());
     // In one process, so that its end is that of the lock.
