@@ -179,9 +179,12 @@ impl Peer {
 
     /// Goes on with whatever waits.
     pub(super) fn look_at_leases(&mut self, namespace: &mut Namespace, now: Moment, effects: &mut Vec<Effect>) {
-        let dead: Vec<PeerTag> =
-            self.leases.asked.values().map(|asked| asked.of).filter(|peer| !self.is_alive(*peer)).collect();
-        dead.into_iter().for_each(|peer| self.forget_asked(peer, now.steady, effects));
+        // What one whose clock is far ahead gives comes by an op that is left out: it would be waited for for ever.
+        let givers = self.leases.asked.values().map(|asked| asked.of);
+        let givers = givers.chain(self.leases.early.values().map(|early| early.from));
+        let gone = |peer: &PeerTag| !self.is_alive(*peer) || self.is_ahead_of_time(*peer);
+        let gone: BTreeSet<PeerTag> = givers.filter(gone).collect();
+        gone.into_iter().for_each(|peer| self.forget_asked(peer, now.steady, effects));
         let leases = &mut self.leases;
         leases.behind.retain(|_, vector| !namespace.vector().covers(vector));
         let has_come = |early: &Early| namespace.vector().covers(&early.vector);
@@ -292,6 +295,7 @@ impl Peer {
                 }
                 self.look_at_leases(namespace, now, effects);
             }
+            LeaseMessage::Granted { .. } if self.is_ahead_of_time(from) => {}
             LeaseMessage::Granted { ino, vector, locks } => {
                 let asked = self.leases.asked.get(&ino).is_some_and(|asked| asked.of == from);
                 if asked {

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Nanoseconds of so many minutes.
-const fn minutes(minutes: i64) -> i64 {
+pub const fn minutes(minutes: i64) -> i64 {
     minutes * 60 * SECOND as i64
 }
 
@@ -15,7 +15,7 @@ fn all_settled(world: &World, names: &BTreeSet<String>) {
 }
 
 /// Everybody makes changes, and tells what its store and its clock say.
-fn all_tell(world: &mut World) {
+pub fn all_tell(world: &mut World) {
     all_ready(world);
     for index in 0..world.machines.len() {
         world.handle(index, Event::Usage(StoreUsage::default()));
