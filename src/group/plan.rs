@@ -150,9 +150,11 @@ fn stays(slot: usize, group: &Group, slots: &[BTreeSet<PeerTag>], around: &Surro
         let candidate = around.candidates.get(&seat.peer);
         let seats = others().filter(|live| live.contains(&seat.peer)).count();
         let likeness = candidate.map(|one| crowd.likeness(one));
+        // One without room could not be given what it lacks of the slot, and the two would stay for as long.
+        let full = candidate.is_some_and(|one| one.free < ROOM);
         let fullness = candidate.map(|one| fullness(one) / FULLNESS_STEP);
         // Among equals the one that was seated last: somebody wanted it there.
-        (around.is_leaving(seat.peer), seats, likeness, fullness, Reverse(seat.stamp), seat.peer)
+        (around.is_leaving(seat.peer), full, seats, likeness, fullness, Reverse(seat.stamp), seat.peer)
     };
     group.slots[slot].iter().filter(|seat| slots[slot].contains(&seat.peer)).min_by_key(rank).map(|seat| seat.peer)
 }

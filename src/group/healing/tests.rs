@@ -476,6 +476,21 @@ fn who_stays_in_a_hot_slot_keeps_a_group_spread_over_the_subnets() {
 }
 
 #[test]
+fn who_has_no_room_does_not_stay_in_a_hot_slot_however_well_placed() {
+    let (mut w, group) = three_subnets();
+    w.alive(7, false);
+    w.alive(1, false);
+    w.pass(12);
+    let other = w.seats(group, 1).into_iter().find(|peer| *peer != w.tag(1)).expect("another took its slot");
+    // What the group was given meanwhile, it could not take.
+    w.candidates[1].free = 0;
+    w.alive(1, true);
+    assert_eq!(w.state(group), State::Hot);
+    w.pass(30);
+    assert_eq!((w.state(group), w.seats(group, 1)), (State::Goldilocks, vec![other]));
+}
+
+#[test]
 fn slots_move_to_an_emptier_disk_only_within_their_subnet() {
     let (mut w, group) = three_subnets();
     let groups: Vec<GroupId> = (0..3).map(|_| w.rs(&[0, 1, 2, 3, 4, 5])).chain([group]).collect();
