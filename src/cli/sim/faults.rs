@@ -29,6 +29,8 @@ struct Summary {
     healed: u64,
     /// Looks at groups amid the faults, when they had to be goldilocks.
     judged: u64,
+    /// Leases taken and used.
+    taken: u64,
     failed: BTreeMap<u64, Vec<String>>,
 }
 
@@ -41,6 +43,7 @@ impl Summary {
         self.deleted += u64::from(report.deleted);
         self.healed += u64::from(report.healed);
         self.judged += u64::from(report.judged);
+        self.taken += u64::from(report.taken);
         if !report.violations.is_empty() {
             self.failed.insert(seed, report.violations);
         }
@@ -79,7 +82,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let faults: Vec<String> = summary.faults.iter().map(|(fault, count)| format!("{count} {fault}")).collect();
         output::print(&format!(
             "{} runs from seed {}: {}; {} files written, {} deleted, {} pieces of healing; {} looks at groups amid \
-             it; {} runs failed\n",
+             it; {} leases taken; {} runs failed\n",
             summary.seeds,
             summary.from,
             faults.join(", "),
@@ -87,6 +90,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             summary.deleted,
             summary.healed,
             summary.judged,
+            summary.taken,
             summary.failed.len()
         ))?;
     }

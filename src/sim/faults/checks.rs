@@ -136,6 +136,9 @@ impl World<'_> {
                 .collect();
             return Some(format!("{} and {} have not the same ops ({})", members[0].tag, other.tag, differ.join(", ")));
         }
+        if let Some(what) = self.lease_in_want() {
+            return Some(what);
+        }
         let alive = |peer: PeerTag| members.iter().any(|one| one.tag == peer);
         let present = members.iter().filter(|one| !namespace.standing(one.tag).leaving).count();
         for (id, group) in namespace.groups().filter(|(_, group)| group.blocks > 0) {

@@ -74,6 +74,10 @@ pub(super) enum Job {
         left: Vec<BlockName>,
         whole: bool,
     },
+    /// Do something under a lease that has just come.
+    Use {
+        lease: Ino,
+    },
     Off,
 }
 
@@ -154,6 +158,7 @@ impl World<'_> {
                 let run = self.machines[n].run;
                 self.queue.after(GOODBYE, What::Step { of: n, run, job: Job::Off });
             }
+            Job::Use { lease } => self.use_lease(n, lease),
             Job::Off => {
                 self.machines[n].left = true;
                 self.stop(n, false);

@@ -1,5 +1,5 @@
 //! Whole shares under all faults at once: machines are killed, cut off, slowed, wiped, filled up, join and leave, and
-//! shards rot, while files are written and deleted. Every machine runs the real peer's core with a namespace of its own;
+//! shards rot, while files are written and deleted, and leases taken in turns. Every machine runs the real peer's core with a namespace of its own;
 //! only the disks and the network are made up. Amid the faults is a lull, in which whoever is down or cut off stays so,
 //! and the others must see to their groups. After the faults comes calm, and then everything must be well again.
 //!
@@ -7,6 +7,7 @@
 
 mod checks;
 mod jobs;
+mod leases;
 mod machine;
 mod plan;
 mod quiet;
@@ -32,6 +33,8 @@ pub struct Report {
     pub healed: u32,
     /// Looks at groups, of every machine, when nothing had befallen anybody for a while, before the calm.
     pub judged: u32,
+    /// Leases that were taken from another machine, or found at hand, and used.
+    pub taken: u32,
     /// What must not have happened, each with its time.
     pub violations: Vec<String>,
 }

@@ -8,13 +8,14 @@ const SEEDS: u64 = 200;
 
 #[test]
 fn shares_are_well_again_after_all_faults_at_once() {
-    let judged = AtomicU64::new(0);
+    let (judged, taken) = (AtomicU64::new(0), AtomicU64::new(0));
     let failed: Vec<String> = std::thread::scope(|scope| {
         let half = |from: u64| {
-            let judged = &judged;
+            let (judged, taken) = (&judged, &taken);
             (from..SEEDS).step_by(2).filter_map(move |seed| {
                 let report = run(seed);
                 judged.fetch_add(report.judged.into(), Ordering::Relaxed);
+                taken.fetch_add(report.taken.into(), Ordering::Relaxed);
                 (!report.violations.is_empty()).then(|| format!("seed {seed}: {}", report.violations.join("; ")))
             })
         };
@@ -26,6 +27,8 @@ fn shares_are_well_again_after_all_faults_at_once() {
     // Not only in the end: groups were held to goldilocks while machines were down and cut off.
     let judged = judged.into_inner();
     assert!(judged > 100 * SEEDS, "{judged}");
+    let taken = taken.into_inner();
+    assert!(taken > 50 * SEEDS, "{taken}");
     assert!(failed.is_empty(), "{} of {SEEDS} seeds failed:\n{}", failed.len(), failed.join("\n"));
 }
 

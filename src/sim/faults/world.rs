@@ -2,6 +2,7 @@
 
 use super::Report;
 use super::jobs::Job;
+use super::leases::Leases;
 use super::machine::{Machine, key, record};
 use super::plan::{Fault, Plan};
 use super::quiet::{LOOK, Unrest};
@@ -55,6 +56,8 @@ pub(super) enum What {
     Round(usize, u64),
     Scrub(usize, u64),
     Recalled(usize, u64, Ino),
+    /// Some machine wants a lease.
+    Wish,
     Fault,
     Use,
     Start(usize),
@@ -84,8 +87,8 @@ pub(super) struct World<'a> {
     pub chance: Chance,
     pub queue: Queue<What>,
     pub machines: Vec<Machine>,
-    /// Standing connections and their number; messages of an earlier one are lost.
-    connections: BTreeMap<(usize, usize), u64>,
+    /// Standing connections: their number (messages of an earlier one are lost), and since when they stand.
+    connections: BTreeMap<(usize, usize), (u64, Instant)>,
     made: u64,
     /// Arrival of the last message on each, so that they stay in order.
     arrivals: BTreeMap<(usize, usize), Instant>,
@@ -102,6 +105,7 @@ pub(super) struct World<'a> {
     /// The lull has been.
     lulled: bool,
     pub unrest: Unrest,
+    pub leases: Leases,
     pub counts: BTreeMap<Fault, u32>,
     pub report: Report,
 }
@@ -124,6 +128,7 @@ impl<'a> World<'a> {
             storm: true,
             lulled: false,
             unrest: Unrest::default(),
+            leases: Leases::new(seed ^ 0x1ea5e),
             counts: BTreeMap::new(),
             report: Report::default(),
         };
@@ -139,6 +144,7 @@ impl<'a> World<'a> {
         let (fault, usage) = (world.chance.exponential(plan.fault_every), world.chance.exponential(plan.use_every));
         world.queue.after(fault, What::Fault);
         world.queue.after(usage, What::Use);
+        world.queue.after(DIAL, What::Wish);
         world
     }
 
@@ -250,7 +256,7 @@ impl<'a> World<'a> {
         match what {
             What::Timer(n, run, timer) if runs(self, n, run) => self.handle(n, Event::Timer(timer)),
             What::Control { from, to, connection, .. }
-                if self.connections.get(&(from.min(to), from.max(to))) != Some(&connection) => {}
+                if self.connection(from, to).map(|(number, _)| number) != Some(connection) => {}
             What::Control { from, to, message, .. } => {
                 // How often connections break is not for the beats to say, which make up most of what goes over an idle one.
                 let is_beat = matches!(&message, ControlMessage::Lease(message) if message.is_beat());
@@ -284,6 +290,7 @@ impl<'a> World<'a> {
             What::Recalled(n, run, ino) if runs(self, n, run) => self.handle(n, Event::Recalled(ino)),
             What::Fault => self.fault(),
             What::Use => self.use_share(),
+            What::Wish => self.wish_for_leases(),
             What::Start(n) => self.start(n),
             What::Hear { of, run, first } if runs(self, of, run) => self.hear(of, run, first),
             What::Mend(n) => {
@@ -348,13 +355,13 @@ impl<'a> World<'a> {
                 Effect::FetchSnapshot { from } => {
                     self.violation(format!("{} has to take a snapshot of {from}", self.machines[n].tag));
                 }
+                Effect::Provided(id) => self.provided(id),
                 Effect::Recall(ino) => self.queue.after(Duration::ZERO, What::Recalled(n, run, ino)),
                 Effect::Misbehaved { peer, how } => {
                     self.violation(format!("{} calls {peer} faulty: {how}", self.machines[n].tag));
                 }
                 Effect::Invalidate(_)
                 | Effect::RosterChanged
-                | Effect::Provided(_)
                 | Effect::Locked { .. }
                 | Effect::LockLost { .. }
                 | Effect::Deposed
@@ -369,9 +376,18 @@ impl<'a> World<'a> {
         }
     }
 
+    fn connection(&self, a: usize, b: usize) -> Option<(u64, Instant)> {
+        self.connections.get(&(a.min(b), a.max(b))).copied()
+    }
+
+    /// Since when two machines are connected, if they are.
+    pub fn connected_since(&self, a: usize, b: usize) -> Option<Instant> {
+        self.connection(a, b).map(|(_, since)| since)
+    }
+
     fn send(&mut self, from: usize, to: PeerTag, message: ControlMessage) {
         let Some(to) = self.index(to) else { return };
-        let Some(connection) = self.connections.get(&(from.min(to), from.max(to))).copied() else { return };
+        let Some((connection, _)) = self.connection(from, to) else { return };
         let arrives = later(self.queue.now(), self.latency(from, to));
         let last = self.arrivals.entry((from, to)).or_default();
         *last = (*last).max(arrives);
@@ -397,7 +413,7 @@ impl<'a> World<'a> {
                 let wanted = self.answers(a, b) && on_roster(a, b) && on_roster(b, a);
                 if wanted && !standing {
                     self.made += 1;
-                    self.connections.insert((a, b), self.made);
+                    self.connections.insert((a, b), (self.made, self.queue.now()));
                     let (one, other) = (self.machines[a].tag, self.machines[b].tag);
                     self.handle(a, Event::Connected(other));
                     self.handle(b, Event::Connected(one));
@@ -632,6 +648,7 @@ impl<'a> World<'a> {
             self.machines[n].full = false;
             self.start(n);
         }
+        self.wish_for_all_leases();
     }
 
     pub fn violation(&mut self, what: String) {

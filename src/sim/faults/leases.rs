@@ -1,0 +1,198 @@
+//! Leases amid the faults: machines take them in turns, each leaves an op behind, and two things are checked. Of machines
+//! that have been connected for a while never two hold one lease; and who takes one has what those who held it before
+//! did, as far as they have been connected to it ever since. So what is done under one lease has one order that everybody
+//! would agree on who watched: a machine that does something sees all that was done, and nobody else does anything
+//! meanwhile.
+
+use super::jobs::Job;
+use super::world::{What, World};
+use crate::id::{Author, Ino};
+use crate::namespace::{Change, Kind, MOVES, Place};
+use crate::peer::{Event, Need};
+use crate::sim::chance::Chance;
+use crate::sim::queue::between;
+use crate::time::{Instant, Moment};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// The leases that machines take from one another.
+const LEASES: [Ino; 2] = [Ino::ROOT, MOVES];
+
+/// From one wish for a lease to the next, in the mean.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// The longest from when a lease is there until it is used.
+const AT_ONCE: Duration = Duration::from_millis(5);
+
+/// Machines that have not been connected for so long may still hold what each took over while they were apart.
+const ACQUAINTED: Duration = Duration::from_secs(3);
+
+/// Who wants which lease, and who did what under one.
+pub(super) struct Leases {
+    chance: Chance,
+    wishes: u64,
+    /// What machines wait for: machine, run and lease.
+    wanted: BTreeMap<u64, (usize, u64, Ino)>,
+    /// The last op that each machine made under each lease, and when.
+    done: BTreeMap<(Ino, usize), (Author, u64, Instant)>,
+    files: u64,
+}
+
+impl Leases {
+    pub fn new(seed: u64) -> Leases {
+        Leases { chance: Chance::new(seed), wishes: 0, wanted: BTreeMap::new(), done: BTreeMap::new(), files: 0 }
+    }
+}
+
+impl World<'_> {
+    /// The next wish of some machine.
+    pub(super) fn wish_for_leases(&mut self) {
+        if !self.storm {
+            return;
+        }
+        let next = self.leases.chance.exponential(EVERY);
+        self.queue.after(next, What::Wish);
+        let ready: Vec<usize> = (0..self.machines.len()).filter(|n| self.is_ready(*n)).collect();
+        if let Some(n) = self.leases.chance.some(ready, 1).first().copied() {
+            let lease = LEASES[self.leases.chance.below(LEASES.len())];
+            self.wish(n, lease);
+        }
+    }
+
+    /// In the calm everybody wants everything once more.
+    pub(super) fn wish_for_all_leases(&mut self) {
+        for n in 0..self.machines.len() {
+            LEASES
+                .into_iter()
+                .filter(|_| self.is_ready(n))
+                .collect::<Vec<_>>()
+                .into_iter()
+                .for_each(|ino| self.wish(n, ino));
+        }
+    }
+
+    fn is_ready(&self, n: usize) -> bool {
+        let one = &self.machines[n];
+        one.is_up() && one.hearing.is_none() && one.namespace.peer(one.tag).is_some()
+    }
+
+    fn wish(&mut self, n: usize, lease: Ino) {
+        self.leases.wishes += 1;
+        let id = self.leases.wishes;
+        self.leases.wanted.insert(id, (n, self.machines[n].run, lease));
+        self.handle(n, Event::Need { id, need: Need::Leases(BTreeSet::from([lease])) });
+    }
+
+    /// A lease is there; whoever wanted it uses it in a moment.
+    pub(super) fn provided(&mut self, id: u64) {
+        let Some((n, run, lease)) = self.leases.wanted.remove(&id) else { return };
+        let after = self.leases.chance.up_to(AT_ONCE);
+        self.queue.after(after, What::Step { of: n, run, job: Job::Use { lease } });
+    }
+
+    /// Does something under a lease, if it is still there.
+    pub(super) fn use_lease(&mut self, n: usize, lease: Ino) {
+        let now = Moment { wall: self.wall(), steady: self.queue.now() };
+        let machine = &mut self.machines[n];
+        let Some(peer) = machine.peer.as_mut() else { return };
+        if machine.namespace.peer(machine.tag).is_none() {
+            return;
+        }
+        if peer.may(&machine.namespace, &[lease], now.steady).is_err() {
+            return self.wish(n, lease);
+        }
+        self.check_holders(n, lease);
+        self.check_seen(n, lease);
+        self.leases.files += 1;
+        let place = Place { parent: Ino::ROOT, name: Bytes::from(format!("under-a-lease-{}", self.leases.files)) };
+        let ino = Ino(Ino::new(self.machines[n].tag, self.machines[n].number()).0);
+        let create = Change::Create { place, ino, kind: Kind::File, mode: 0o644, uid: 0, gid: 0, time: now.wall };
+        let seq = self.change(n, vec![create]);
+        let author = self.machines[n].peer.as_ref().map(|peer| peer.author());
+        if let Some(author) = author.filter(|_| seq > 0) {
+            self.report.taken += 1;
+            self.leases.done.insert((lease, n), (author, seq, now.steady));
+        }
+    }
+
+    /// Nobody that this machine has been connected to for a while holds the lease as well.
+    fn check_holders(&mut self, n: usize, lease: Ino) {
+        let now = self.queue.now();
+        for other in 0..self.machines.len() {
+            let acquainted = self.connected_since(n, other).is_some_and(|since| between(since, now) >= ACQUAINTED);
+            let machine = &self.machines[other];
+            let holds = machine
+                .peer
+                .as_ref()
+                .is_some_and(|peer| peer.what_is_missing(&machine.namespace, &[lease], now).is_empty());
+            if acquainted && holds {
+                let (one, two) = (self.machines[n].tag, machine.tag);
+                self.violation(format!("{one} and {two} both hold the lease of {lease}"));
+            }
+        }
+    }
+
+    /// This machine, which has just taken the lease, has what those did under it before that it is connected to.
+    fn check_seen(&mut self, n: usize, lease: Ino) {
+        for other in (0..self.machines.len()).filter(|other| *other != n) {
+            let Some((author, seq, at)) = self.leases.done.get(&(lease, other)).copied() else { continue };
+            let ever_since = self.connected_since(n, other).is_some_and(|since| since <= at);
+            if ever_since && self.machines[n].namespace.vector().get(author) < seq {
+                let (one, two) = (self.machines[n].tag, self.machines[other].tag);
+                self.violation(format!("{one} took the lease of {lease} without what {two} did under it"));
+            }
+        }
+    }
+
+    /// A lease that a machine waits for, in vain so far.
+    pub(super) fn lease_in_want(&self) -> Option<String> {
+        let waits = |(n, run, _): &&(usize, u64, Ino)| self.is_ready(*n) && self.machines[*n].run == *run;
+        let (n, _, lease) = self.leases.wanted.values().find(waits)?;
+        Some(format!("{} waits for the lease of {lease}", self.machines[*n].tag))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Plan;
+    use super::*;
+
+    /// A share that nothing befalls, after a while.
+    fn undisturbed(plan: &Plan) -> World<'_> {
+        let mut world = World::new(3, plan);
+        world.pass(Duration::from_secs(60));
+        assert_eq!(world.report.violations, Vec::<String>::new());
+        assert!(world.report.taken > 10, "{}", world.report.taken);
+        world
+    }
+
+    fn plan() -> Plan {
+        let forever = Duration::from_secs(1 << 30);
+        Plan { machines: 3, fault_every: forever, loss: 0.0, ..Plan::new(&mut Chance::new(3)) }
+    }
+
+    #[test]
+    fn two_that_hold_one_lease_are_told() {
+        let plan = plan();
+        let mut world = undisturbed(&plan);
+        let holder = world.machines[0].namespace.holder(Ino::ROOT);
+        let (author, now) = (Author::new(holder, 0), world.wall());
+        let one = (0..3).find(|n| world.machines[*n].tag != holder).expect("there are three");
+        let to = world.machines[one].tag;
+        // An op that only the one it is good for knows of.
+        world.machines[one].namespace.change(author, now, vec![Change::Grant { ino: Ino::ROOT, to }]);
+        world.check_holders(one, Ino::ROOT);
+        assert!(world.report.violations.iter().any(|what| what.contains("both hold the lease")), "{:?}", world.report);
+    }
+
+    #[test]
+    fn one_that_takes_a_lease_without_what_was_done_under_it_is_told() {
+        let plan = plan();
+        let mut world = undisturbed(&plan);
+        let (author, now) = (Author::new(world.machines[1].tag, 0), world.queue.now());
+        world.leases.done.insert((MOVES, 1), (author, u64::MAX, now));
+        world.check_seen(0, MOVES);
+        assert!(world.report.violations.iter().any(|what| what.contains("without what")), "{:?}", world.report);
+    }
+}
