@@ -199,7 +199,13 @@ fn records_that_three_machines_append_are_all_whole() {
 
 /// `fcntl` over the whole file.
 fn lock(file: &File, kind: i32, wait: bool) -> std::io::Result<()> {
-    let lock = libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 };
+    lock_bytes(file, kind, wait, 0, 0)
+}
+
+/// `fcntl` over so many bytes from `start`; 0: to the end.
+fn lock_bytes(file: &File, kind: i32, wait: bool, start: i64, len: i64) -> std::io::Result<()> {
+    let lock =
+        libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: start, l_len: len, l_pid: 0 };
     // SAFETY: the descriptor is open, the pointer is to a lock that lives through the call.
     let done = unsafe { libc::fcntl(file.as_raw_fd(), if wait { libc::F_SETLKW } else { libc::F_SETLK }, &lock) };
     if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
@@ -249,6 +255,41 @@ fn what_is_counted_under_a_lock_is_counted_once() {
     }
 }
 
+/// As ctdb's `ping_pong -rw`: each machine goes round a ring of one cell more than there are machines, and lets go of a
+/// cell only when it has the next one; before it does, it counts the cell up.
+#[test]
+fn machines_that_go_round_a_ring_of_locks_neither_get_stuck_nor_lose_a_count() {
+    const CELL: i64 = 8;
+    let (_cluster, mounts) = three_mounts();
+    let (laps, cells) = (if full_size() { 250 } else { 25 }, mounts.len() as i64 + 1);
+    fs::write(mounts[0].join("ring"), vec![0; (cells * CELL) as usize]).unwrap();
+    std::thread::scope(|scope| {
+        for (machine, mount) in mounts.iter().enumerate() {
+            scope.spawn(move || {
+                let file = open(&mount.join("ring"));
+                let mut seen = vec![0; cells as usize];
+                lock_bytes(&file, libc::F_WRLCK, true, 0, CELL).unwrap();
+                for cell in (0..laps).flat_map(|_| 0..cells) {
+                    lock_bytes(&file, libc::F_WRLCK, true, (cell + 1) % cells * CELL, CELL).unwrap();
+                    let (mut count, at) = ([0; CELL as usize], (cell * CELL) as u64);
+                    file.read_exact_at(&mut count, at).unwrap();
+                    let count = u64::from_le_bytes(count);
+                    assert!(count >= seen[cell as usize], "machine {machine} reads {count} in cell {cell} of {seen:?}");
+                    seen[cell as usize] = count + 1;
+                    file.write_all_at(&(count + 1).to_le_bytes(), at).unwrap();
+                    lock_bytes(&file, libc::F_UNLCK, true, cell * CELL, CELL).unwrap();
+                }
+                lock_bytes(&file, libc::F_UNLCK, true, 0, 0).unwrap();
+            });
+        }
+    });
+    let every = (laps as u64 * mounts.len() as u64).to_le_bytes();
+    for mount in &mounts {
+        let counted = fs::read(mount.join("ring")).unwrap();
+        assert!(counted.chunks(CELL as usize).all(|cell| cell == every), "{counted:?} in {}", mount.display());
+    }
+}
+
 #[test]
 fn shared_locks_are_shared_and_ranges_do_not_get_in_one_another_s_way() {
     let (_cluster, mounts) = three_mounts();
@@ -261,12 +302,7 @@ fn shared_locks_are_shared_and_ranges_do_not_get_in_one_another_s_way() {
     for file in &files {
         lock(file, libc::F_UNLCK, false).unwrap();
     }
-    let range = |file: &File, kind: i32, from: i64, len: i64| {
-        let lock =
-            libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: from, l_len: len, l_pid: 0 };
-        // SAFETY: the descriptor is open, the pointer is to a lock that lives through the call.
-        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &lock) == 0 }
-    };
+    let range = |file: &File, kind: i32, from: i64, len: i64| lock_bytes(file, kind, false, from, len).is_ok();
     for (n, file) in files.iter().enumerate() {
         assert!(range(file, libc::F_WRLCK, n as i64 * 10, 10));
     }
