@@ -8,6 +8,7 @@ mod groups;
 mod harness;
 mod healing;
 mod joining;
+mod latency;
 mod looking_after;
 mod namespaces;
 mod offline;
