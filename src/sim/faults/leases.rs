@@ -1,12 +1,12 @@
 //! Leases amid the faults: machines take them in turns, each leaves an op behind, and two things are checked. Of machines
-//! that have been connected for a while never two hold one lease; and who takes one has what those who held it before
-//! did, as far as they have been connected to it ever since. So what is done under one lease has one order that everybody
+//! that have been connected for a while, and know it, never two hold one lease; and who takes one has what those who held it
+//! before did, as far as they have been connected to it ever since. So what is done under one lease has one order that everybody
 //! would agree on who watched: a machine that does something sees all that was done, and nobody else does anything
 //! meanwhile.
 
 use super::jobs::Job;
 use super::world::{What, World};
-use crate::id::{Author, Ino};
+use crate::id::{Author, Ino, PeerTag};
 use crate::namespace::{Change, Kind, MOVES, Place};
 use crate::peer::{Event, Need};
 use crate::sim::chance::Chance;
@@ -25,7 +25,7 @@ const EVERY: Duration = Duration::from_secs(2);
 /// The longest from when a lease is there until it is used.
 const AT_ONCE: Duration = Duration::from_millis(5);
 
-/// Machines that have not been connected for so long may still hold what each took over while they were apart.
+/// Machines that have not been in one another's view for so long may still hold what each took over while they were apart.
 const ACQUAINTED: Duration = Duration::from_secs(3);
 
 /// Who wants which lease, and who did what under one.
@@ -36,12 +36,21 @@ pub(super) struct Leases {
     wanted: BTreeMap<u64, (usize, u64, Ino)>,
     /// The last op that each machine made under each lease, and when.
     done: BTreeMap<(Ino, usize), (Author, u64, Instant)>,
+    /// Since when a machine, in its present run, takes another one for alive.
+    alive: BTreeMap<(usize, u64, PeerTag), Instant>,
     files: u64,
 }
 
 impl Leases {
     pub fn new(seed: u64) -> Leases {
-        Leases { chance: Chance::new(seed), wishes: 0, wanted: BTreeMap::new(), done: BTreeMap::new(), files: 0 }
+        Leases {
+            chance: Chance::new(seed),
+            wishes: 0,
+            wanted: BTreeMap::new(),
+            done: BTreeMap::new(),
+            alive: BTreeMap::new(),
+            files: 0,
+        }
     }
 }
 
@@ -84,6 +93,25 @@ impl World<'_> {
         self.handle(n, Event::Need { id, need: Need::Leases(BTreeSet::from([lease])) });
     }
 
+    /// A machine has found another one alive, or dead.
+    pub(super) fn found(&mut self, n: usize, peer: PeerTag, alive: bool) {
+        let (key, now) = ((n, self.machines[n].run, peer), self.queue.now());
+        if alive {
+            self.leases.alive.entry(key).or_insert(now);
+        } else {
+            self.leases.alive.remove(&key);
+        }
+    }
+
+    /// Since when two machines have been connected, and each has taken the other for alive. Of two that are so slow that
+    /// each finds the other dead, each goes on alone, as in a partition, though messages still come through.
+    fn acquainted_since(&self, a: usize, b: usize) -> Option<Instant> {
+        let found = |n: usize, other: usize| {
+            self.leases.alive.get(&(n, self.machines[n].run, self.machines[other].tag)).copied()
+        };
+        Some(self.connected_since(a, b)?.max(found(a, b)?).max(found(b, a)?))
+    }
+
     /// A lease is there; whoever wanted it uses it in a moment.
     pub(super) fn provided(&mut self, id: u64) {
         let Some((n, run, lease)) = self.leases.wanted.remove(&id) else { return };
@@ -120,7 +148,7 @@ impl World<'_> {
     fn check_holders(&mut self, n: usize, lease: Ino) {
         let now = self.queue.now();
         for other in 0..self.machines.len() {
-            let acquainted = self.connected_since(n, other).is_some_and(|since| between(since, now) >= ACQUAINTED);
+            let acquainted = self.acquainted_since(n, other).is_some_and(|since| between(since, now) >= ACQUAINTED);
             let machine = &self.machines[other];
             let holds = machine
                 .peer
@@ -137,7 +165,7 @@ impl World<'_> {
     fn check_seen(&mut self, n: usize, lease: Ino) {
         for other in (0..self.machines.len()).filter(|other| *other != n) {
             let Some((author, seq, at)) = self.leases.done.get(&(lease, other)).copied() else { continue };
-            let ever_since = self.connected_since(n, other).is_some_and(|since| since <= at);
+            let ever_since = self.acquainted_since(n, other).is_some_and(|since| since <= at);
             if ever_since && self.machines[n].namespace.vector().get(author) < seq {
                 let (one, two) = (self.machines[n].tag, self.machines[other].tag);
                 self.violation(format!("{one} took the lease of {lease} without what {two} did under it"));

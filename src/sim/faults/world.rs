@@ -355,6 +355,7 @@ impl<'a> World<'a> {
                 Effect::FetchSnapshot { from } => {
                     self.violation(format!("{} has to take a snapshot of {from}", self.machines[n].tag));
                 }
+                Effect::Alive { peer, alive } => self.found(n, peer, alive),
                 Effect::Provided(id) => self.provided(id),
                 Effect::Recall(ino) => self.queue.after(Duration::ZERO, What::Recalled(n, run, ino)),
                 Effect::Misbehaved { peer, how } => {
@@ -365,7 +366,6 @@ impl<'a> World<'a> {
                 | Effect::Locked { .. }
                 | Effect::LockLost { .. }
                 | Effect::Deposed
-                | Effect::Alive { .. }
                 | Effect::Settled
                 | Effect::ClockDiffers { .. }
                 | Effect::LeftOut { .. }
