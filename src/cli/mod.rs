@@ -5,6 +5,7 @@
 
 mod background;
 mod can_stop;
+mod check;
 mod compare;
 mod conflicts;
 mod demo;
@@ -75,6 +76,8 @@ enum Command {
     Where(r#where::Args),
     /// Show or set the policy of a directory or a file
     Policy(policy::Args),
+    /// Check that the tree is sound and every shard where it should be
+    Check(check::Args),
     /// Say whether machines may be stopped: whether everything could be read, and what it would then survive
     CanStop(can_stop::Args),
     /// Hand over what this machine holds, take it off the roster, and say when it may be switched off
@@ -149,6 +152,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Groups(format) => groups::run(&home()?, format),
         Command::Where(args) => r#where::run(&home()?, args),
         Command::Policy(args) => policy::run(&home()?, args),
+        Command::Check(args) => check::run(&home()?, args),
         Command::CanStop(args) => can_stop::run(&home()?, args),
         Command::Leave(args) => leave::run(&home()?, args),
         Command::Evict(args) => evict::run(&home()?, args),

@@ -7,6 +7,7 @@
 
 mod apply;
 mod conflict;
+mod examine;
 mod extents;
 mod lease;
 mod lock;

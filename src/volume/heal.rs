@@ -94,13 +94,13 @@ enum Unbuilt {
 
 /// A group as it is when work begins.
 #[derive(Clone, Copy)]
-struct Target {
+pub(super) struct Target {
     group: GroupId,
-    geometry: Geometry,
+    pub(super) geometry: Geometry,
 }
 
 impl Target {
-    fn shard(&self, block: BlockName, index: u8) -> ShardId {
+    pub(super) fn shard(&self, block: BlockName, index: u8) -> ShardId {
         ShardId { block, geometry: self.geometry, index }
     }
 }
@@ -121,12 +121,12 @@ impl Volume {
         &self.inner.healing
     }
 
-    fn target(&self, group: GroupId) -> Option<Target> {
+    pub(super) fn target(&self, group: GroupId) -> Option<Target> {
         let geometry = self.inner.control.namespace().group(group)?.geometry;
         Some(Target { group, geometry })
     }
 
-    fn blocks_of(&self, group: GroupId) -> Vec<(BlockName, Block)> {
+    pub(super) fn blocks_of(&self, group: GroupId) -> Vec<(BlockName, Block)> {
         self.inner.control.namespace().blocks_of(group).collect()
     }
 
@@ -418,7 +418,12 @@ impl Volume {
     }
 
     /// Which of these shards a peer does not have; `read`: or cannot read whole.
-    async fn lacking_at(&self, peer: PeerTag, ids: Vec<ShardId>, read: bool) -> Result<Vec<ShardId>, ShardError> {
+    pub(super) async fn lacking_at(
+        &self,
+        peer: PeerTag,
+        ids: Vec<ShardId>,
+        read: bool,
+    ) -> Result<Vec<ShardId>, ShardError> {
         let inner = &self.inner;
         if peer == inner.control.me() {
             inner.store.lacking(ids, read).await

@@ -8,6 +8,7 @@
 
 pub mod attributes;
 mod cache;
+mod check;
 mod commit;
 mod conflicts;
 pub mod directory;
@@ -37,6 +38,7 @@ use crate::erasure::Codec;
 use crate::id::{BlockName, Ino};
 use crate::time::{Stamp, WallTime};
 use cache::BlockCache;
+pub use check::ShardsFound;
 use handle::{FileState, Handle};
 pub use heal::{ASKED_AT_ONCE, HealingCounters};
 use pace::Pace;

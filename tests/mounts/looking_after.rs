@@ -121,6 +121,33 @@ fn a_machine_whose_store_is_damaged_is_not_counted_on_before_it_is_whole_again()
     assert!(same(&there, &content), "all of it was handed over");
 }
 
+#[test]
+fn a_check_finds_what_is_missing_and_nothing_once_it_is_whole() {
+    let mut cluster = Cluster::share(3);
+    mounted(&mut cluster, "replicate:2");
+    let file = cluster.path(0).join("file");
+    fs::write(&file, tree::noise(40, 8 << 20)).unwrap();
+    fs::write(cluster.path(0).join("small"), b"inline").unwrap();
+    let report = cluster.json(0, &["check"]);
+    assert_eq!((&report["sound"], &report["files"]), (&true.into(), &2.into()), "{report}");
+    assert_eq!((&report["blocks"], &report["shards"]), (&8.into(), &16.into()), "{report}");
+    assert_eq!(cluster.json(2, &["check", "--read"])["sound"], true);
+    let damaged = *holders(&cluster, 3).last().unwrap();
+    cluster.stop(damaged);
+    let away = cluster.json(0, &["check"]);
+    assert_eq!((&away["sound"], &away["silent"]), (&true.into(), &serde_json::json!([name(damaged)])), "{away}");
+    let volumes = cluster.home(damaged).join("shards").join("volumes");
+    let volume = fs::read_dir(volumes).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+    fs::File::options().write(true).open(&volume).unwrap().set_len(1 << 20).unwrap();
+    cluster.configure(damaged, "repair_bandwidth = \"1 MiB\"");
+    cluster.restart(damaged);
+    cluster.all_in_sight();
+    let found = cluster.run(0, &["check"]);
+    refused(&found, &["not where they should be", "shoal repair"]);
+    assert!(found.stdout.contains(&format!("is not on {}", name(damaged))), "{}", found.stdout);
+    cluster.wait_until(HEALED, "all of it is there again", |c| c.run(0, &["check"]).code == Some(0));
+}
+
 /// Has these machines leave at once, as a person would with a terminal on each.
 fn leaving(cluster: &Cluster, machines: &[usize]) -> Vec<Child> {
     let leave = |i: &usize| cluster.shoal(*i, &["leave"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();

@@ -1,8 +1,8 @@
 //! What goes over the control socket, one JSON value a line.
 
 use super::report::{
-    CanStopReport, ConflictsReport, EvictReport, GroupsReport, HealingReport, LeaveReport, MountReport, PeersReport,
-    PolicyReport, ScrubReport, StatsReport, StatusReport, WhereReport,
+    CanStopReport, CheckReport, ConflictsReport, EvictReport, GroupsReport, HealingReport, LeaveReport, MountReport,
+    PeersReport, PolicyReport, ScrubReport, StatsReport, StatusReport, WhereReport,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::ffi::OsStr;
@@ -59,6 +59,9 @@ pub enum ControlRequest {
     /// How the shards are checked; with `now`, every reachable peer reads all of its own, with progress:
     /// [`ControlReply::Scrub`].
     Scrub { now: bool },
+    /// Whether the tree is sound and every shard where it should be; with `read`, every shard is read: progress, and
+    /// [`ControlReply::Check`].
+    Check { read: bool },
     /// Stay after all: [`ControlReply::Done`].
     CancelLeave,
     /// For so many seconds from now this peer's being away is no reason for repair; 0: it is again:
@@ -95,6 +98,7 @@ pub enum ControlReply {
     Stats(StatsReport),
     Mounts(Vec<MountReport>),
     CanStop(CanStopReport),
+    Check(CheckReport),
     Evicted(EvictReport),
     Left(LeaveReport),
     Healing(HealingReport),

@@ -13,10 +13,10 @@ pub mod server;
 pub use client::Client;
 pub use message::{ByteText, ControlReply, ControlRequest, Progress};
 pub use report::{
-    AliveParticipant, BlockReport, CanStopReport, ConflictReport, ConflictsReport, DeedReport, EvictReport,
-    GroupCounts, GroupReport, GroupsReport, HealingReport, LeaveReport, LogReport, MountReport, PartitionReport,
-    PeerReport, PeersReport, PolicyReport, RefusedReport, ScrubReport, ScrubbedPeer, ShardReport, SlotReport,
-    StatsReport, StatusReport, WhereReport,
+    AliveParticipant, BlockReport, CanStopReport, CheckReport, ConflictReport, ConflictsReport, DeedReport,
+    EvictReport, GroupCounts, GroupReport, GroupsReport, HealingReport, LeaveReport, LogReport, MountReport,
+    PartitionReport, PeerReport, PeersReport, PolicyReport, RefusedReport, ScrubReport, ScrubbedPeer, ShardReport,
+    SlotReport, StatsReport, StatusReport, WhereReport,
 };
 pub use server::{Commands, ProgressSink, Server, serve};
 

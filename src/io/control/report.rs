@@ -288,6 +288,26 @@ pub struct CanStopReport {
     pub survives_healed: u32,
 }
 
+/// `shoal check`: what was gone through, and what is wrong.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct CheckReport {
+    /// Nothing is wrong with what could be looked at.
+    pub sound: bool,
+    pub files: u64,
+    pub directories: u64,
+    pub blocks: u64,
+    /// Shards that were asked for.
+    pub shards: u64,
+    /// Those of them that are not where they should be.
+    pub shards_missing: u64,
+    /// Blocks that cannot be read from what was found.
+    pub blocks_unreadable: u64,
+    /// The names of machines that hold shards, and could not be asked.
+    pub silent: Vec<String>,
+    /// What is wrong, one line each; only the first of many.
+    pub findings: Vec<String>,
+}
+
 /// `shoal evict`: who is off the roster now, and what went with it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct EvictReport {

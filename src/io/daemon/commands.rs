@@ -66,6 +66,7 @@ impl Daemon {
                 self.ask_all(Request::DropCaches).await;
                 Ok(ControlReply::Done)
             }
+            ControlRequest::Check { read } => Ok(ControlReply::Check(self.check(read, &progress).await)),
             ControlRequest::CanStop { peers } => self.can_stop(&peers).await.map(ControlReply::CanStop),
             ControlRequest::Evict { peer, accept_loss } => {
                 self.evict(&peer, accept_loss).await.map(ControlReply::Evicted)

@@ -1,5 +1,6 @@
 //! The running peer: every device wired to the cores. The only place where devices meet.
 
+mod check;
 mod commands;
 mod conflicts;
 mod handler;
