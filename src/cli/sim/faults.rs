@@ -31,6 +31,8 @@ struct Summary {
     judged: u64,
     /// Leases taken and used.
     taken: u64,
+    /// Those of them at which two holders would have been told.
+    judged_leases: u64,
     failed: BTreeMap<u64, Vec<String>>,
 }
 
@@ -44,6 +46,7 @@ impl Summary {
         self.healed += u64::from(report.healed);
         self.judged += u64::from(report.judged);
         self.taken += u64::from(report.taken);
+        self.judged_leases += u64::from(report.judged_leases);
         if !report.violations.is_empty() {
             self.failed.insert(seed, report.violations);
         }
@@ -82,7 +85,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let faults: Vec<String> = summary.faults.iter().map(|(fault, count)| format!("{count} {fault}")).collect();
         output::print(&format!(
             "{} runs from seed {}: {}; {} files written, {} deleted, {} pieces of healing; {} looks at groups amid \
-             it; {} leases taken; {} runs failed\n",
+             it; {} leases taken, {} of them judged; {} runs failed\n",
             summary.seeds,
             summary.from,
             faults.join(", "),
@@ -91,6 +94,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             summary.healed,
             summary.judged,
             summary.taken,
+            summary.judged_leases,
             summary.failed.len()
         ))?;
     }

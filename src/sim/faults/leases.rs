@@ -1,5 +1,5 @@
 //! Leases amid the faults: machines take them in turns, each leaves an op behind, and two things are checked. Of machines
-//! that have been connected for a while, and know it, never two hold one lease; and who takes one has what those who held it
+//! that have been connected for a while, and know it, and nobody new among them, never two hold one lease; and who takes one has what those who held it
 //! before did, as far as they have been connected to it ever since. So what is done under one lease has one order that everybody
 //! would agree on who watched: a machine that does something sees all that was done, and nobody else does anything
 //! meanwhile.
@@ -25,7 +25,7 @@ const EVERY: Duration = Duration::from_secs(2);
 /// The longest from when a lease is there until it is used.
 const AT_ONCE: Duration = Duration::from_millis(5);
 
-/// Machines that have not been in one another's view for so long may still hold what each took over while they were apart.
+/// Machines among which somebody came less long ago may still hold what each took over while they were apart.
 const ACQUAINTED: Duration = Duration::from_secs(3);
 
 /// Who wants which lease, and who did what under one.
@@ -112,6 +112,24 @@ impl World<'_> {
         Some(self.connected_since(a, b)?.max(found(a, b)?).max(found(b, a)?))
     }
 
+    /// Since when all that a machine is connected to, over others too, have been connected, and known to one another as
+    /// alive; none while some are not. When two sides meet, each goes on for a moment with the leases that it held alone,
+    /// and passes them on to those of its own side; the op that ended them may take a second to get to everybody.
+    fn company_since(&self, n: usize) -> Option<(BTreeSet<usize>, Instant)> {
+        let (mut company, mut next) = (BTreeSet::from([n]), vec![n]);
+        while let Some(one) = next.pop() {
+            let connected = |two: &usize| self.connected_since(one, *two).is_some();
+            next.extend((0..self.machines.len()).filter(connected).filter(|two| company.insert(*two)));
+        }
+        let mut since = Instant::default();
+        for one in &company {
+            for two in company.range(one + 1..) {
+                since = since.max(self.acquainted_since(*one, *two)?);
+            }
+        }
+        Some((company, since))
+    }
+
     /// A lease is there; whoever wanted it uses it in a moment.
     pub(super) fn provided(&mut self, id: u64) {
         let Some((n, run, lease)) = self.leases.wanted.remove(&id) else { return };
@@ -130,8 +148,7 @@ impl World<'_> {
         if peer.may(&machine.namespace, &[lease], now.steady).is_err() {
             return self.wish(n, lease);
         }
-        self.check_holders(n, lease);
-        self.check_seen(n, lease);
+        self.check_lease(n, lease);
         self.leases.files += 1;
         let place = Place { parent: Ino::ROOT, name: Bytes::from(format!("under-a-lease-{}", self.leases.files)) };
         let ino = Ino(Ino::new(self.machines[n].tag, self.machines[n].number()).0);
@@ -144,30 +161,29 @@ impl World<'_> {
         }
     }
 
-    /// Nobody that this machine has been connected to for a while holds the lease as well.
-    fn check_holders(&mut self, n: usize, lease: Ino) {
+    /// Nobody in the company of this machine, which takes a lease, holds it as well, or did something under it that this
+    /// one has not.
+    fn check_lease(&mut self, n: usize, lease: Ino) {
+        let Some((company, since)) = self.company_since(n) else { return };
         let now = self.queue.now();
-        for other in 0..self.machines.len() {
-            let acquainted = self.acquainted_since(n, other).is_some_and(|since| between(since, now) >= ACQUAINTED);
+        let one = self.machines[n].tag;
+        if between(since, now) >= ACQUAINTED {
+            self.report.judged_leases += 1;
+        }
+        for other in company.into_iter().filter(|other| *other != n) {
             let machine = &self.machines[other];
+            let two = machine.tag;
             let holds = machine
                 .peer
                 .as_ref()
                 .is_some_and(|peer| peer.what_is_missing(&machine.namespace, &[lease], now).is_empty());
-            if acquainted && holds {
-                let (one, two) = (self.machines[n].tag, machine.tag);
+            if holds && between(since, now) >= ACQUAINTED {
                 self.violation(format!("{one} and {two} both hold the lease of {lease}"));
             }
-        }
-    }
-
-    /// This machine, which has just taken the lease, has what those did under it before that it is connected to.
-    fn check_seen(&mut self, n: usize, lease: Ino) {
-        for other in (0..self.machines.len()).filter(|other| *other != n) {
-            let Some((author, seq, at)) = self.leases.done.get(&(lease, other)).copied() else { continue };
-            let ever_since = self.acquainted_since(n, other).is_some_and(|since| since <= at);
-            if ever_since && self.machines[n].namespace.vector().get(author) < seq {
-                let (one, two) = (self.machines[n].tag, self.machines[other].tag);
+            let done = self.leases.done.get(&(lease, other)).copied();
+            if let Some((author, seq, _)) = done.filter(|(.., at)| since <= *at)
+                && self.machines[n].namespace.vector().get(author) < seq
+            {
                 self.violation(format!("{one} took the lease of {lease} without what {two} did under it"));
             }
         }
@@ -210,7 +226,7 @@ mod tests {
         let to = world.machines[one].tag;
         // An op that only the one it is good for knows of.
         world.machines[one].namespace.change(author, now, vec![Change::Grant { ino: Ino::ROOT, to }]);
-        world.check_holders(one, Ino::ROOT);
+        world.check_lease(one, Ino::ROOT);
         assert!(world.report.violations.iter().any(|what| what.contains("both hold the lease")), "{:?}", world.report);
     }
 
@@ -220,7 +236,7 @@ mod tests {
         let mut world = undisturbed(&plan);
         let (author, now) = (Author::new(world.machines[1].tag, 0), world.queue.now());
         world.leases.done.insert((MOVES, 1), (author, u64::MAX, now));
-        world.check_seen(0, MOVES);
+        world.check_lease(0, MOVES);
         assert!(world.report.violations.iter().any(|what| what.contains("without what")), "{:?}", world.report);
     }
 }

@@ -35,6 +35,8 @@ pub struct Report {
     pub judged: u32,
     /// Leases that were taken from another machine, or found at hand, and used.
     pub taken: u32,
+    /// Those of them that were taken where everybody in sight had been there for a while: two holders would be told.
+    pub judged_leases: u32,
     /// What must not have happened, each with its time.
     pub violations: Vec<String>,
 }
