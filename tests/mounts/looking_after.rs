@@ -138,8 +138,8 @@ fn a_check_finds_what_is_missing_and_nothing_once_it_is_whole() {
     assert_eq!((&away["sound"], &away["silent"]), (&true.into(), &serde_json::json!([name(damaged)])), "{away}");
     let volumes = cluster.home(damaged).join("shards").join("volumes");
     let volume = fs::read_dir(volumes).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
-    fs::File::options().write(true).open(&volume).unwrap().set_len(1 << 20).unwrap();
-    cluster.configure(damaged, "repair_bandwidth = \"1 MiB\"");
+    fs::File::options().write(true).open(&volume).unwrap().set_len(5 << 20).unwrap();
+    cluster.configure(damaged, "repair_bandwidth = \"256 KiB\"");
     cluster.restart(damaged);
     cluster.all_in_sight();
     let found = cluster.run(0, &["check"]);
