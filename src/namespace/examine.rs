@@ -7,7 +7,7 @@ use crate::id::{BlockName, GroupId, Ino};
 use std::collections::BTreeMap;
 
 /// The most findings that are told: more of them say nothing more.
-pub const MOST_FINDINGS: usize = 100;
+const MOST_FINDINGS: usize = 100;
 
 /// What is wrong, in words; nothing where all is well.
 #[derive(Default)]
@@ -33,7 +33,7 @@ struct Counted {
 }
 
 impl Namespace {
-    /// What is wrong with it, at most [`MOST_FINDINGS`] findings. It holds at any moment, whatever ops are still on their
+    /// What is wrong with it, at most a hundred findings. It holds at any moment, whatever ops are still on their
     /// way.
     pub fn examine(&self) -> Vec<String> {
         let (mut found, mut counted) = (Findings::default(), Counted::default());
@@ -55,7 +55,7 @@ impl Namespace {
         found.0
     }
 
-    /// Blocks that files are made of and nothing says where they are, at most [`MOST_FINDINGS`] findings. There is none
+    /// Blocks that files are made of and nothing says where they are, at most a hundred findings. There is none
     /// where every op has come.
     pub fn unknown_blocks(&self) -> Vec<String> {
         let mut found = Findings::default();
