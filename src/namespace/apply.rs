@@ -48,7 +48,7 @@ pub(super) fn apply(tree: &mut Tree, log: &Log, known: &VersionVector, op: &Op) 
 }
 
 fn time_of(stamp: Stamp, change: &Change) -> WallTime {
-    match change {
+    match change.itself() {
         Change::Create { time, .. }
         | Change::Link { time, .. }
         | Change::Unlink { time, .. }
@@ -107,6 +107,7 @@ impl Work<'_> {
             Change::LetGo { peer } => self.let_go(*peer),
             Change::TakeBack { peer } => self.take_back(*peer),
             Change::Again { stamp, seq, change } => self.again(*stamp, *seq, &change.0),
+            Change::For { change, .. } => self.change(&change.0),
             Change::Merge { from, ino, into, .. } => self.merge(&self.at(from), *ino, *into),
             Change::SetPartition { ino, mode } => self.set_partition(self.tree.survivor(*ino), *mode),
             Change::Settle { place, ino } => self.settle(&self.at(place), *ino),

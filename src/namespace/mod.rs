@@ -14,6 +14,7 @@ mod lock;
 mod log;
 mod merge;
 mod names;
+pub mod naming;
 mod op;
 mod read;
 mod rebase;
@@ -31,6 +32,7 @@ pub use lock::{
     Asked, Lock, LockError, LockKind, LockOwner, LockRequest, LockTable, MAX_RANGES, MAX_WAITERS, WaiterId,
 };
 pub use log::Missing;
+pub use naming::{Decided, Errno, Naming};
 pub use op::*;
 pub use rebase::Rebased;
 pub use record::*;

@@ -298,33 +298,65 @@ pub enum Change {
         peer: PeerTag,
         heir: PeerTag,
     },
+    /// Done to names by whoever holds the leases, for another peer, which wished it under this number.
+    For {
+        peer: PeerTag,
+        wish: u64,
+        change: Wished,
+    },
 }
 
-/// A change inside another. It holds no further one, however it comes from outside.
+/// A change inside another that was made before. It holds no further one of that kind, however it comes from outside.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Carried(pub Box<Change>);
 
+/// A change to names inside another. It holds no further one, however it comes from outside.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Wished(pub Box<Change>);
+
 impl Serialize for Carried {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let bytes = postcard::to_stdvec(&self.0).map_err(serde::ser::Error::custom)?;
-        Bytes::from(bytes).serialize(serializer)
+        serialize_inner(&self.0, serializer)
+    }
+}
+
+impl Serialize for Wished {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serialize_inner(&self.0, serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Carried {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Carried, D::Error> {
-        let bytes = Bytes::deserialize(deserializer)?;
-        let inner = Change::Again { stamp: Stamp::default(), seq: 0, change: Carried(Change::reap_root()) };
-        // Looked at before it is decoded: what nests without end would use up the stack.
-        let nested = postcard::to_stdvec(&inner).map_err(de::Error::custom)?;
-        if bytes.first() == nested.first() {
+        deserialize_inner(deserializer, &[Change::again_of_nothing()]).map(Carried)
+    }
+}
+
+impl<'de> Deserialize<'de> for Wished {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Wished, D::Error> {
+        deserialize_inner(deserializer, &[Change::again_of_nothing(), Change::for_nobody()]).map(Wished)
+    }
+}
+
+fn serialize_inner<S: Serializer>(change: &Change, serializer: S) -> Result<S::Ok, S::Error> {
+    let bytes = postcard::to_stdvec(change).map_err(serde::ser::Error::custom)?;
+    Bytes::from(bytes).serialize(serializer)
+}
+
+/// A change inside another, of no kind of these: what nests without end would use up the stack.
+fn deserialize_inner<'de, D: Deserializer<'de>>(deserializer: D, barred: &[Change]) -> Result<Box<Change>, D::Error> {
+    let bytes = Bytes::deserialize(deserializer)?;
+    for kind in barred {
+        // The first byte is the kind. It is looked at before anything is decoded.
+        let encoded = postcard::to_stdvec(kind).map_err(de::Error::custom)?;
+        if bytes.first() == encoded.first() {
             return Err(de::Error::custom("a carried change carries another"));
         }
-        match postcard::take_from_bytes(&bytes) {
-            Ok((change, [])) => Ok(Carried(Box::new(change))),
-            Ok(_) => Err(de::Error::custom("bytes follow a carried change")),
-            Err(error) => Err(de::Error::custom(error)),
-        }
+    }
+    match postcard::take_from_bytes(&bytes) {
+        Ok((change, [])) => Ok(Box::new(change)),
+        Ok(_) => Err(de::Error::custom("bytes follow a carried change")),
+        Err(error) => Err(de::Error::custom(error)),
     }
 }
 
@@ -341,6 +373,44 @@ impl Change {
     /// The smallest change there is, which nobody takes.
     fn reap_root() -> Box<Change> {
         Box::new(Change::Reap { ino: Ino::ROOT })
+    }
+
+    fn again_of_nothing() -> Change {
+        Change::Again { stamp: Stamp::default(), seq: 0, change: Carried(Change::reap_root()) }
+    }
+
+    fn for_nobody() -> Change {
+        Change::For { peer: PeerTag::default(), wish: 0, change: Wished(Change::reap_root()) }
+    }
+
+    /// The change itself, whomever it was made for.
+    pub fn itself(&self) -> &Change {
+        match self {
+            Change::For { change, .. } => &change.0,
+            change => change,
+        }
+    }
+
+    /// What loses a name by it, if it means what it says: a file or a directory.
+    pub fn takes_a_name_from(&self) -> Option<Ino> {
+        match self.itself() {
+            Change::Unlink { seen, .. } | Change::Rename { replaced: Some(seen), .. } => Some(seen.ino),
+            Change::Rmdir { ino, .. } => Some(*ino),
+            _ => None,
+        }
+    }
+
+    /// Whether it is one that [`super::Naming`] comes to.
+    pub(super) fn is_to_names(&self) -> bool {
+        matches!(
+            self,
+            Change::Create { .. }
+                | Change::Link { .. }
+                | Change::Unlink { .. }
+                | Change::Rmdir { .. }
+                | Change::Rename { .. }
+                | Change::Exchange { .. }
+        )
     }
 
     /// Whether the change still means the same when its maker's log is gone, and it is made anew.
@@ -368,6 +438,9 @@ impl Change {
             | Change::SetPartition { ino, .. } => [Some(*ino), None, None, None],
             Change::Merge { from, ino, into, .. } => [Some(from.parent), Some(*ino), Some(*into), None],
             Change::Settle { place, ino } => [Some(place.parent), Some(*ino), None, None],
+            // No change that is carried so carries another.
+            Change::For { change, .. } if !change.0.is_to_names() => [None; 4],
+            Change::For { change, .. } => change.0.inodes(),
             Change::OpenGroup { .. }
             | Change::Seat { .. }
             | Change::Unseat { .. }

@@ -6,7 +6,7 @@
 //! was changed here is created once more.
 
 use super::Namespace;
-use super::op::{Carried, Change, Extent, Kind, NewBlock, Op, Place, SetAttributes, Source, WRITE_EXTENTS};
+use super::op::{Carried, Change, Extent, Kind, NewBlock, Op, Place, SetAttributes, Source, WRITE_EXTENTS, Wished};
 use super::read::DEPTH;
 use super::record::{Inode, Key, Record};
 use super::validate::{self, OpError};
@@ -132,8 +132,8 @@ impl<'a> Rebasing<'a> {
         self.fresh.inode(ino).is_some()
     }
 
-    fn carry(&mut self, stamp: Stamp, seq: u64, change: &Change) {
-        let change = match change {
+    fn carry(&mut self, stamp: Stamp, seq: u64, whole: &Change) {
+        let change = match whole.itself() {
             Change::Create { place, ino, kind, mode, uid, gid, time } => {
                 let Some(place) = self.place(place, *ino) else { return };
                 Change::Create { place, ino: *ino, kind: kind.clone(), mode: *mode, uid: *uid, gid: *gid, time: *time }
@@ -164,7 +164,7 @@ impl<'a> Rebasing<'a> {
                 b_ino: self.translated(*b_ino),
                 time: *time,
             },
-            Change::Write { .. } => return self.carry_write(stamp, seq, change),
+            Change::Write { .. } => return self.carry_write(stamp, seq, whole),
             // What is created once more has the attributes that were set last.
             Change::SetAttributes { ino, .. } | Change::SetXattr { ino, .. } | Change::SetPolicy { ino, .. }
                 if self.revived.contains_key(ino) =>
@@ -176,6 +176,12 @@ impl<'a> Rebasing<'a> {
         let means_something = change.inodes().into_iter().flatten().all(|ino| self.has(ino));
         let makes = if let Change::Create { ino, .. } = &change { Some(*ino) } else { None };
         if means_something && makes.is_none_or(|ino| self.fresh.tree.inode(ino).is_none()) {
+            let change = match whole {
+                Change::For { peer, wish, .. } => {
+                    Change::For { peer: *peer, wish: *wish, change: Wished(Box::new(change)) }
+                }
+                _ => change,
+            };
             self.make_anew(stamp, seq, change);
         }
     }

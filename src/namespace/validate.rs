@@ -74,7 +74,12 @@ pub(super) fn check_op(op: &Op) -> Result<(), OpError> {
 
 /// Checks a change that is to get this stamp.
 pub(super) fn check_change(stamp: Stamp, change: &Change) -> Result<(), &'static str> {
-    let drawn = |creator, counter| match creator == stamp.author.peer() && counter < DERIVED {
+    check_change_for(stamp.author.peer(), stamp, change)
+}
+
+/// Checks a change that somebody wished.
+fn check_change_for(wisher: PeerTag, stamp: Stamp, change: &Change) -> Result<(), &'static str> {
+    let drawn = |creator, counter| match creator == wisher && counter < DERIVED {
         true => Ok(()),
         false => Err("a number is not its peer's to draw"),
     };
@@ -130,6 +135,10 @@ pub(super) fn check_change(stamp: Stamp, change: &Change) -> Result<(), &'static
         }
         Change::Relocate { blocks, .. } => ensure(blocks.len() <= RELOCATED_BLOCKS, "it moves too many blocks"),
         Change::LetGo { .. } | Change::TakeBack { .. } => Ok(()),
+        Change::For { peer, change, .. } => {
+            ensure(change.0.is_to_names(), "what it does for another peer is no change to names")?;
+            check_change_for(*peer, stamp, &change.0)
+        }
         Change::Again { stamp: first, seq, change } => {
             ensure(*first < stamp, "it makes anew what came after it")?;
             ensure(

@@ -3,7 +3,7 @@
 use super::{Past, Timer};
 use crate::group::Work;
 use crate::id::{BlockName, Ino, PeerTag};
-use crate::namespace::{Key, Op, VersionVector};
+use crate::namespace::{Errno, Key, Op, VersionVector};
 use crate::overlay::QueryId;
 use crate::volume::ports::ShardId;
 use crate::wire::{ControlMessage, LockOutcome};
@@ -65,6 +65,11 @@ pub enum Effect {
     },
     /// What was needed under this number is there.
     Provided(u64),
+    /// What was to be done to names has been, by another peer, or cannot be: what lost a name by it, or the errno.
+    Named {
+        id: u64,
+        outcome: Result<Option<Ino>, Errno>,
+    },
     /// What came of a request for a lock.
     Locked {
         id: u64,

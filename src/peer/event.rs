@@ -45,7 +45,8 @@ pub enum Event {
     /// From now on it may make changes by itself. After a power cut its disk may lack its last ops, whose numbers others
     /// know: what could be heard of them is here again, and if that may not be all, it goes on in a new epoch.
     Ready,
-    /// Something is needed; [`super::Effect::Provided`] answers with the same number when it is there.
+    /// Something is needed; [`super::Effect::Provided`], or [`super::Effect::Named`], answers with the same number when it
+    /// is there.
     Need { id: u64, need: Need },
     /// What was needed under this number is not any more.
     Forget { id: u64 },

@@ -3,11 +3,13 @@
 //! Who holds a lease is in the namespace ([`crate::namespace::Tenure`]); here is what goes on around it. Whoever needs a
 //! lease asks its holder, which finishes what is in flight, has what is unsaved of a file stored, grants it by an op, and
 //! says so with its version vector: the new holder acts only when it has all of that. The op comes first on the stream,
-//! so a lease has never two holders among connected peers. If the holder is dead, its heir takes over (`heirs`).
+//! so a lease has never two holders among connected peers. If the holder is dead, its heir takes over (`heirs`); if it is
+//! busy under the lease itself, it does what is wanted in the other's place (`wishes`).
 
+use super::wishes::Next;
 use super::{Effect, Peer, Timer};
 use crate::id::{Ino, PeerTag};
-use crate::namespace::{Change, Kind, Lock, Namespace, VersionVector};
+use crate::namespace::{Change, Kind, Lock, Namespace, Naming, VersionVector};
 use crate::time::{Instant, Moment};
 use crate::wire::{ControlMessage, LeaseMessage};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +37,18 @@ pub enum Need {
     Touch,
     /// To hold these, and to be in touch.
     Leases(BTreeSet<Ino>),
+    /// This done to names, under these: to hold them, or that their holder does it. The number tells the wish from all
+    /// others that any peer ever has.
+    Naming { wish: u64, naming: Naming, leases: BTreeSet<Ino> },
+}
+
+impl Need {
+    fn leases(&self) -> Option<&BTreeSet<Ino>> {
+        match self {
+            Need::Touch => None,
+            Need::Leases(leases) | Need::Naming { leases, .. } => Some(leases),
+        }
+    }
 }
 
 /// What stands in the way of a change.
@@ -50,6 +64,8 @@ pub enum Hindrance {
 struct Asked {
     of: PeerTag,
     at: Instant,
+    /// Not only by telling its holder of a wish, which it may answer instead.
+    outright: bool,
 }
 
 /// What came with a lease before the op that gives it: that takes another road while this peer is being caught up with.
@@ -87,6 +103,17 @@ pub(super) struct Leases {
 impl Peer {
     /// Whether this peer may act on these leases now; they count as used.
     pub fn may(&mut self, namespace: &Namespace, leases: &[Ino], now: Instant) -> Result<(), Hindrance> {
+        self.may_for(self.me, namespace, leases, now)
+    }
+
+    /// As [`Peer::may`], for something that this peer, or another one, wants done.
+    pub(super) fn may_for(
+        &mut self,
+        user: PeerTag,
+        namespace: &Namespace,
+        leases: &[Ino],
+        now: Instant,
+    ) -> Result<(), Hindrance> {
         if !self.is_in_touch(namespace, now) {
             return Err(Hindrance::OutOfTouch);
         }
@@ -96,6 +123,9 @@ impl Peer {
         for ino in leases {
             if let Some(gained) = self.leases.gained.get_mut(ino) {
                 gained.used.get_or_insert(now);
+            }
+            if namespace.inode(*ino).is_some_and(|inode| inode.kind == Kind::Directory) {
+                self.wishes.used(*ino, user, now);
             }
         }
         Ok(())
@@ -168,13 +198,18 @@ impl Peer {
         now: Moment,
         effects: &mut Vec<Effect>,
     ) {
+        if let Need::Naming { wish, .. } = &need {
+            self.wishes.begin(*wish);
+        }
         self.leases.needs.insert(id, need);
         self.look_at_leases(namespace, now, effects);
     }
 
     /// What was needed is not any more.
     pub(super) fn forget_need(&mut self, id: u64) {
-        self.leases.needs.remove(&id);
+        if let Some(Need::Naming { wish, .. }) = self.leases.needs.remove(&id) {
+            self.wishes.forget(wish);
+        }
     }
 
     /// Goes on with whatever waits.
@@ -203,22 +238,34 @@ impl Peer {
         let needs: Vec<(u64, Need)> = self.leases.needs.iter().map(|(id, need)| (*id, need.clone())).collect();
         let mut asking = BTreeSet::new();
         for (id, need) in needs {
-            let lacking = match &need {
-                Need::Touch => None,
-                // In the order of their numbers, one after the other: so that of two who need the same two, one waits.
-                Need::Leases(inos) => inos.iter().copied().find(|ino| !self.holds(namespace, *ino)),
+            // In the order of their numbers, one after the other: so that of two who need the same two, one waits.
+            let lacking = need.leases().and_then(|inos| inos.iter().copied().find(|ino| !self.holds(namespace, *ino)));
+            let next = match &need {
+                Need::Naming { wish, .. } => {
+                    let here = in_touch && lacking.is_none();
+                    self.wishes.next(*wish, here, namespace.vector(), now.steady)
+                }
+                _ => Next::Ask,
             };
-            match lacking {
-                Some(ino) if in_touch => _ = asking.insert(ino),
-                None if in_touch => {
-                    self.leases.needs.remove(&id);
+            match (next, lacking, &need) {
+                (Next::Over(outcome), ..) => {
+                    self.forget_need(id);
+                    effects.push(Effect::Named { id, outcome });
+                }
+                (Next::Wait, ..) => {}
+                (Next::Tell, Some(ino), Need::Naming { wish, naming, .. }) if in_touch => {
+                    self.ask_for(namespace, ino, Some((*wish, naming)), now, effects);
+                }
+                (_, Some(ino), _) if in_touch => _ = asking.insert(ino),
+                (_, None, _) if in_touch => {
+                    self.forget_need(id);
                     effects.push(Effect::Provided(id));
                 }
                 _ => {}
             }
         }
         for ino in asking {
-            self.ask_for(namespace, ino, now, effects);
+            self.ask_for(namespace, ino, None, now, effects);
         }
         self.look_at_locks(namespace, now, effects);
         self.look_at_heirs(namespace, now, effects);
@@ -235,7 +282,15 @@ impl Peer {
         self.look_at_leases(namespace, now, effects);
     }
 
-    fn ask_for(&mut self, namespace: &Namespace, ino: Ino, now: Moment, effects: &mut Vec<Effect>) {
+    /// Asks for a lease, or tells its holder what is to be done under it.
+    fn ask_for(
+        &mut self,
+        namespace: &Namespace,
+        ino: Ino,
+        wish: Option<(u64, &Naming)>,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) {
         let holder = namespace.holder(ino);
         if holder == self.me {
             // It is here, and about to go elsewhere or to be told of.
@@ -248,10 +303,29 @@ impl Peer {
         if !self.links.get(&holder).is_some_and(|link| link.greeted) {
             return;
         }
-        let again = self.leases.asked.get(&ino).is_none_or(|a| a.of != holder || a.at.after(ASK_AGAIN) <= now.steady);
-        if again {
-            self.leases.asked.insert(ino, Asked { of: holder, at: now.steady });
+        let asked = self.leases.asked.get(&ino).filter(|asked| asked.of == holder);
+        let outright = asked.is_some_and(|asked| asked.outright);
+        if let Some((wish, naming)) = wish {
+            self.leases.asked.insert(ino, Asked { of: holder, at: now.steady, outright });
+            self.tell_wish(wish, (holder, ino), naming.clone(), now.steady, effects);
+        } else if !outright || asked.is_none_or(|asked| asked.at.after(ASK_AGAIN) <= now.steady) {
+            self.leases.asked.insert(ino, Asked { of: holder, at: now.steady, outright: true });
             effects.push(self.lease_message(holder, LeaseMessage::Want { ino }));
+        }
+    }
+
+    /// The holder of a lease gives it to this peer when it can.
+    pub(super) fn asks_for(&mut self, ino: Ino, of: PeerTag) {
+        if let Some(asked) = self.leases.asked.get_mut(&ino).filter(|asked| asked.of == of) {
+            asked.outright = true;
+        }
+    }
+
+    /// The holder of a lease has answered a wish, and does not give the lease away for it.
+    pub(super) fn told_enough(&mut self, ino: Ino, of: PeerTag) {
+        let told = self.leases.asked.get(&ino).is_some_and(|asked| asked.of == of && !asked.outright);
+        if told && !self.wishes.may_bring(ino) {
+            self.leases.asked.remove(&ino);
         }
     }
 
@@ -282,17 +356,14 @@ impl Peer {
                 }
                 self.look_at_leases(namespace, now, effects);
             }
-            LeaseMessage::Want { ino } => {
-                if namespace.holder(ino) != self.me {
-                    let vector = namespace.vector().clone();
-                    return effects.push(self.lease_message(from, LeaseMessage::Elsewhere { ino, vector }));
+            LeaseMessage::Want { ino } => self.wanted(namespace, from, ino, now, effects),
+            LeaseMessage::Name { wish, ino, naming } => {
+                if !self.fulfil(namespace, (from, wish), ino, &naming, now, effects) {
+                    self.wanted(namespace, from, ino, now, effects);
                 }
-                if self.leases.wanted.len() < MAX_WANTED {
-                    let queue = self.leases.wanted.entry(ino).or_default();
-                    if !queue.contains(&from) {
-                        queue.push(from);
-                    }
-                }
+            }
+            LeaseMessage::Named { wish, outcome, vector } => {
+                self.named(namespace, (from, wish), outcome, vector, effects);
                 self.look_at_leases(namespace, now, effects);
             }
             LeaseMessage::Granted { .. } if self.is_ahead_of_time(from) => {}
@@ -330,6 +401,21 @@ impl Peer {
                 self.agreed(namespace, from, (peer, round), vector, now, effects);
             }
         }
+    }
+
+    /// Another peer waits for a lease.
+    fn wanted(&mut self, namespace: &mut Namespace, from: PeerTag, ino: Ino, now: Moment, effects: &mut Vec<Effect>) {
+        if namespace.holder(ino) != self.me {
+            let vector = namespace.vector().clone();
+            return effects.push(self.lease_message(from, LeaseMessage::Elsewhere { ino, vector }));
+        }
+        if self.leases.wanted.len() < MAX_WANTED {
+            let queue = self.leases.wanted.entry(ino).or_default();
+            if !queue.contains(&from) {
+                queue.push(from);
+            }
+        }
+        self.look_at_leases(namespace, now, effects);
     }
 
     /// A lease came with what goes with it, if the ops say so.
@@ -404,9 +490,9 @@ impl Peer {
             None => true,
         });
         // Of two who need the same two, the one that has the first keeps it until it has the second.
-        let is_first = |need: &Need| match need {
-            Need::Leases(inos) if inos.contains(&ino) => inos.range(..ino).all(|lower| self.holds(namespace, *lower)),
-            _ => false,
+        let is_first = |need: &Need| {
+            let among = need.leases().filter(|inos| inos.contains(&ino));
+            among.is_some_and(|inos| inos.range(..ino).all(|lower| self.holds(namespace, *lower)))
         };
         let kept = !leases.leaving.contains_key(&ino) && leases.needs.values().any(is_first);
         // The op that gives it comes before the message that brings what goes with it.
@@ -444,6 +530,7 @@ impl Peer {
     /// A connection is gone: what was asked over it is asked again over another.
     pub(super) fn forget_asked(&mut self, peer: PeerTag, now: Instant, effects: &mut Vec<Effect>) {
         self.forget_lock_requests(peer);
+        self.wishes.forget_peer(peer);
         let asked = self.leases.asked.iter().filter(|(_, asked)| asked.of == peer).map(|(ino, _)| *ino);
         let early = self.leases.early.iter().filter(|(_, early)| early.from == peer).map(|(ino, _)| *ino);
         let lost: Vec<Ino> = asked.chain(early).collect();

@@ -20,6 +20,7 @@ mod past;
 mod returning;
 mod searching;
 mod touch;
+mod wishes;
 
 pub use effect::Effect;
 pub use event::{Event, Timer};
@@ -42,6 +43,7 @@ use locks::Locks;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use touch::Touch;
+use wishes::Wishes;
 
 /// How often vectors are compared and usage is told. A missed op is thus repaired within two ticks; a
 /// second keeps an idle share at one small message a peer and second.
@@ -90,6 +92,7 @@ pub struct Peer {
     leases: Leases,
     locks: Locks,
     heirs: Heirs,
+    wishes: Wishes,
 }
 
 /// Brings all that the namespace has by now to stable storage.
@@ -135,6 +138,7 @@ impl Peer {
             leases: Leases::default(),
             locks: Locks::default(),
             heirs: Heirs::default(),
+            wishes: Wishes::default(),
         };
         let mut effects = vec![Effect::SetTimer { after: TICK, timer: Timer::Tick }, sync_log(namespace)];
         let others: Vec<PeerTag> = namespace.peers().map(|(tag, _)| tag).filter(|tag| *tag != me).collect();
@@ -169,9 +173,12 @@ impl Peer {
     /// and serve its mount. A peer that is still catching up is not waited for: it serves nothing yet.
     pub fn is_settled(&self, seq: u64, durable: bool, now: Instant) -> bool {
         let author = self.author();
-        let here = !durable || self.durable.get(author) >= seq;
-        let has = |link: &Link| if durable { link.durable.get(author) } else { link.theirs.get(author) };
-        here && self.waited_for(now).all(|peer| self.links.get(&peer).is_some_and(|link| has(link) >= seq))
+        // What others did for this peer is no less to be kept. They have seen to it that everybody has it.
+        let keeps =
+            |durable: &VersionVector| durable.get(author) >= seq && durable.covers(self.wishes.done_by_others());
+        let here = !durable || keeps(&self.durable);
+        let has = |link: &Link| if durable { keeps(&link.durable) } else { link.theirs.get(author) >= seq };
+        here && self.waited_for(now).all(|peer| self.links.get(&peer).is_some_and(has))
     }
 
     /// The peers that changes wait for: the live ones, and those that were promised to be.
@@ -242,6 +249,7 @@ impl Peer {
             Event::Timer(Timer::Membership(timer)) => self.membership(MembershipEvent::Timer(timer), &mut effects),
             Event::Timer(Timer::Tick) => {
                 self.tick(namespace, now.steady, &mut effects);
+                self.wishes.tick(now.steady);
                 self.let_go_of_the_absent(namespace, now.wall, &mut effects);
                 self.look_at_clocks(namespace, now.wall, &mut effects);
                 self.free_locks_of_the_dead(namespace, now.steady, &mut effects);
@@ -286,6 +294,7 @@ impl Peer {
                 self.membership(MembershipEvent::Leave, &mut effects);
             }
         }
+        self.answer_wishes(namespace, now.steady, &mut effects);
         effects
     }
 
@@ -324,6 +333,9 @@ impl Peer {
         self.clashes |= touched.iter().any(|key| matches!(key, Key::Conflict(..)));
         effects.push(Effect::Persist(ops.clone()));
         self.note_away(namespace, touched, effects);
+        if from.is_some() {
+            self.wishes.note_done(self.me, &ops);
+        }
         self.locks.inherited |= touched.iter().any(|key| matches!(key, Key::Tenures(_)));
         if from.is_none() {
             self.push_own(&ops, effects);

@@ -17,6 +17,7 @@ mod clocks;
 mod leases;
 mod locks;
 mod returning;
+mod wishes;
 
 const SECOND: u64 = 1_000_000_000;
 /// When the worlds begin, in nanoseconds since 1970.
@@ -87,6 +88,8 @@ struct World {
     beats: u64,
     /// What was needed and is there: by machine and number.
     provided: BTreeSet<(usize, u64)>,
+    /// What came of wishes that a holder answered.
+    named: BTreeMap<(usize, u64), Result<Option<Ino>, crate::namespace::Errno>>,
     /// What came of requests for locks, and who lost one.
     locked: BTreeMap<(usize, u64), crate::wire::LockOutcome>,
     locks_lost: Vec<(usize, Ino)>,
@@ -136,6 +139,7 @@ impl World {
             lease_messages: 0,
             beats: 0,
             provided: BTreeSet::new(),
+            named: BTreeMap::new(),
             locked: BTreeMap::new(),
             locks_lost: Vec::new(),
         };
@@ -256,6 +260,7 @@ impl World {
                 Effect::Locked { id, outcome } => _ = self.locked.insert((from, id), outcome),
                 Effect::LockLost { ino } => self.locks_lost.push((from, ino)),
                 Effect::Provided(id) => _ = self.provided.insert((from, id)),
+                Effect::Named { id, outcome } => _ = self.named.insert((from, id), outcome),
                 Effect::Recall(ino) => {
                     let (run, after) = (self.machines[from].run, self.rng.random_range(0..SECOND / 100));
                     self.at(after, What::Recalled(from, run, ino));

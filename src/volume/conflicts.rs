@@ -19,7 +19,7 @@ impl Volume {
                 Errno(libc::EINVAL)
             })?;
             settled = changes.len();
-            gone = changes.iter().filter_map(removed).collect();
+            gone = changes.iter().filter_map(Change::takes_a_name_from).collect();
             Ok(changes)
         });
         let shown = String::from_utf8_lossy(path);
@@ -29,14 +29,5 @@ impl Volume {
         everywhere
             .map_err(|errno| format!("the conflict about {shown} was settled here, but not everywhere: {errno}"))?;
         Ok(settled)
-    }
-}
-
-/// What loses a name by this change.
-fn removed(change: &Change) -> Option<Ino> {
-    match change {
-        Change::Unlink { seen, .. } | Change::Rename { replaced: Some(seen), .. } => Some(seen.ino),
-        Change::Rmdir { ino, .. } => Some(*ino),
-        _ => None,
     }
 }

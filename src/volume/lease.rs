@@ -8,7 +8,7 @@ use crate::namespace::Namespace;
 use std::sync::Arc;
 
 /// How often a lease that came is gone again before it could be used, until that is an error.
-const ATTEMPTS: usize = 64;
+pub(super) const ATTEMPTS: usize = 64;
 
 impl Volume {
     /// Carries out a plan, under the leases it says that it needs. It is asked again when these had to be fetched.

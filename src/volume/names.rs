@@ -1,18 +1,17 @@
 //! The names of a share: looking up, making, linking, moving and removing.
 //!
-//! Each change is checked in the plan of `Control::change`, that is under the lock under which it is applied, so
-//! that what was checked is still so. All but `create` return when every connected peer knows.
+//! What a change comes to is decided ([`Naming::decide`]) under the lock under which it is applied, and under its leases:
+//! here, or by the peer that is busy under them. All but `create` return when every connected peer knows.
 
-use super::ports::{Errno, Planned, Refusal};
+use super::lease::ATTEMPTS;
+use super::ports::{Errno, Obtained, Planned, Refusal};
 use super::{Attributes, HandleId, OpenFlags, Volume};
 use crate::id::Ino;
-use crate::namespace::{Change, Entry, Inode, Kind, MOVES, NAME_BYTES, Name, Namespace, Place, Seen, TARGET_BYTES};
-use crate::time::WallTime;
+pub(super) use crate::namespace::naming::inode;
+use crate::namespace::naming::{checked_name, directory, entry};
+use crate::namespace::{Kind, NAME_BYTES, Namespace, Naming, Place, TARGET_BYTES};
 use bytes::Bytes;
 use std::time::Duration;
-
-/// The most names of one file, and the most subdirectories of a directory.
-pub const MAX_LINKS: u32 = 1 << 30;
 
 /// How long an inode without a name stays for those who have just looked the name up and are about to open it: more
 /// than the kernel trusts a name for. So who opens a file that is being replaced gets one or the other.
@@ -23,8 +22,6 @@ pub(super) const LINGERING: usize = 4096;
 
 /// How often a file may be written elsewhere while it is being removed, until it is left.
 const OVERTAKEN: usize = 8;
-
-const S_ISGID: u32 = libc::S_ISGID;
 
 /// What `make` is to make.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,93 +59,12 @@ impl NewFile<'_> {
     }
 }
 
-/// A node about to be made.
-struct Making {
-    place: Place,
-    node: NewNode,
-    ino: Ino,
-    time: WallTime,
-}
-
-impl Making {
-    fn plan(&mut self, names: &Namespace) -> Result<Planned, Errno> {
-        let Place { parent, name } = &self.place;
-        free(names, *parent, name, matches!(self.node.kind, Kind::Directory))?;
-        let mut node = self.node.clone();
-        owned_by_parent(directory(names, *parent)?, &mut node);
-        let create = Change::Create {
-            place: self.place.clone(),
-            ino: self.ino,
-            kind: node.kind,
-            mode: node.mode & 0o7777,
-            uid: node.uid,
-            gid: node.gid,
-            time: self.time,
-        };
-        Ok(Planned::under(vec![*parent], vec![create]))
-    }
-}
-
-/// The inode, or `ENOENT`.
-pub(super) fn inode(names: &Namespace, ino: Ino) -> Result<&Inode, Errno> {
-    names.inode(ino).ok_or(Errno(libc::ENOENT))
-}
-
-/// The directory, which must still have a place in the tree, or `ENOENT` or `ENOTDIR`.
-fn directory(names: &Namespace, ino: Ino) -> Result<&Inode, Errno> {
-    let inode = inode(names, ino)?;
-    match inode.kind {
-        Kind::Directory if inode.nlink == 0 => Err(Errno(libc::ENOENT)),
-        Kind::Directory => Ok(inode),
-        _ => Err(Errno(libc::ENOTDIR)),
-    }
-}
-
-fn is_directory(inode: &Inode) -> bool {
-    matches!(inode.kind, Kind::Directory)
-}
-
-fn checked_name(name: &[u8]) -> Result<Name, Errno> {
-    match name {
-        _ if name.len() > NAME_BYTES => Err(Errno(libc::ENAMETOOLONG)),
-        b"" | b"." | b".." => Err(Errno(libc::EINVAL)),
-        _ if name.iter().any(|byte| matches!(byte, b'/' | 0)) => Err(Errno(libc::EINVAL)),
-        _ => Ok(Bytes::copy_from_slice(name)),
-    }
-}
-
-fn entry<'a>(names: &'a Namespace, parent: Ino, name: &[u8]) -> Result<(Entry, &'a Inode), Errno> {
-    let entry = names.entry(parent, name).ok_or(Errno(libc::ENOENT))?;
-    Ok((entry, inode(names, entry.ino)?))
-}
-
-/// That nothing has this name yet, and the directory could take one more.
-fn free(names: &Namespace, parent: Ino, name: &[u8], directory_comes: bool) -> Result<(), Errno> {
-    let parent_inode = directory(names, parent)?;
-    if names.entry(parent, name).is_some() {
-        return Err(Errno(libc::EEXIST));
-    }
-    if directory_comes && parent_inode.nlink >= MAX_LINKS {
-        return Err(Errno(libc::EMLINK));
-    }
-    Ok(())
-}
-
-fn empty(names: &Namespace, dir: Ino) -> Result<(), Errno> {
-    match names.entries(dir).next() {
-        None => Ok(()),
-        Some(_) => Err(Errno(libc::ENOTEMPTY)),
-    }
-}
-
-/// Whom a new inode belongs to: a directory with the setgid bit hands its group down, and the bit to directories.
-fn owned_by_parent(parent: &Inode, node: &mut NewNode) {
-    if parent.mode & S_ISGID != 0 {
-        node.gid = parent.gid;
-        if matches!(node.kind, Kind::Directory) {
-            node.mode |= S_ISGID;
-        }
-    }
+/// Something done to names.
+struct Done {
+    /// The op of this peer that did it; 0: others know already.
+    seq: u64,
+    /// What lost a name by it.
+    gone: Option<Ino>,
 }
 
 impl Volume {
@@ -174,29 +90,28 @@ impl Volume {
                 _ => return Err(Errno(libc::ENAMETOOLONG)),
             }
         }
-        let mut making = self.making(parent, name, node)?;
-        let seq = self.change(|names| making.plan(names)).await?;
-        self.settle(seq).await?;
-        self.attributes(making.ino)
+        let (ino, naming) = self.making(parent, name, node)?;
+        let done = self.have_done(&naming).await?;
+        self.settle(done.seq).await?;
+        self.attributes(ino)
     }
 
     /// Makes and opens a file. Other machines are told at once, but only its `flush` waits for them. A name that
     /// is taken: `EEXIST` with `O_EXCL`, else `ESTALE`, upon which the kernel looks the name up again.
     pub async fn create(&self, new: NewFile<'_>) -> Result<(Attributes, HandleId), Errno> {
-        let mut making = self.making(new.parent, new.name, new.node())?;
-        self.change(|names| making.plan(names)).await.map_err(|errno| new.refused(errno))?;
-        self.created(making.ino, new.flags)
+        let (ino, naming) = self.making(new.parent, new.name, new.node())?;
+        self.have_done(&naming).await.map_err(|errno| new.refused(errno))?;
+        self.created(ino, new.flags)
     }
 
     /// As `create`, at once or not at all.
     pub fn create_now(&self, new: NewFile<'_>) -> Result<(Attributes, HandleId), Refusal> {
-        let mut making = self.making(new.parent, new.name, new.node()).map_err(Refusal::Errno)?;
-        let made = self.control().change_under(&mut |names| self.permitted_under(names, making.plan(names)?));
-        made.map_err(|refusal| match refusal {
+        let (ino, naming) = self.making(new.parent, new.name, new.node()).map_err(Refusal::Errno)?;
+        self.do_now(&naming).map_err(|refusal| match refusal {
             Refusal::Errno(errno) => Refusal::Errno(new.refused(errno)),
             refusal => refusal,
         })?;
-        self.created(making.ino, new.flags).map_err(Refusal::Errno)
+        self.created(ino, new.flags).map_err(Refusal::Errno)
     }
 
     fn created(&self, ino: Ino, flags: i32) -> Result<(Attributes, HandleId), Errno> {
@@ -204,58 +119,32 @@ impl Volume {
         Ok((self.attributes(ino)?, handle))
     }
 
-    fn making(&self, parent: Ino, name: &[u8], node: NewNode) -> Result<Making, Errno> {
+    fn making(&self, parent: Ino, name: &[u8], node: NewNode) -> Result<(Ino, Naming), Errno> {
         let place = Place { parent, name: checked_name(name)? };
-        let control = self.control();
-        Ok(Making { place, node, ino: Ino(control.new_number()), time: control.now() })
+        let NewNode { kind, mode, uid, gid } = node;
+        let (ino, time) = (Ino(self.control().new_number()), self.control().now());
+        Ok((ino, Naming::Make { place, ino, kind, mode, uid, gid, time }))
     }
 
     /// Gives an inode that is no directory one more name.
     pub async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attributes, Errno> {
-        let name = checked_name(name)?;
-        let time = self.control().now();
-        let plan = |names: &Namespace| {
-            let inode = inode(names, ino)?;
-            if is_directory(inode) {
-                return Err(Errno(libc::EPERM));
-            }
-            if inode.nlink == 0 {
-                return Err(Errno(libc::ENOENT));
-            }
-            if inode.nlink >= MAX_LINKS {
-                return Err(Errno(libc::EMLINK));
-            }
-            free(names, parent, &name, false)?;
-            let place = Place { parent, name: name.clone() };
-            Ok(Planned::under(vec![parent], vec![Change::Link { place, ino, time }]))
-        };
-        let seq = self.change(plan).await?;
-        self.settle(seq).await?;
+        let place = Place { parent, name: checked_name(name)? };
+        let done = self.have_done(&Naming::Link { place, ino, time: self.control().now() }).await?;
+        self.settle(done.seq).await?;
         self.attributes(ino)
     }
 
     /// Takes a name away from an inode that is no directory.
     pub async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), Errno> {
-        let name = checked_name(name)?;
-        let time = self.control().now();
-        let mut gone = None;
+        let place = Place { parent, name: checked_name(name)? };
+        let naming = Naming::Unlink { place, time: self.control().now() };
         for _ in 0..OVERTAKEN {
-            let plan = |names: &Namespace| {
-                directory(names, parent)?;
-                let (entry, inode) = entry(names, parent, &name)?;
-                if is_directory(inode) {
-                    return Err(Errno(libc::EISDIR));
-                }
-                gone = Some(entry);
-                let seen = inode.seen(entry.ino);
-                let place = Place { parent, name: name.clone() };
-                Ok(Planned::under(vec![parent], vec![Change::Unlink { place, seen, time }]))
-            };
-            let seq = self.change(plan).await?;
-            self.removed(gone.map(|entry| entry.ino), seq).await?;
+            let done = self.have_done(&naming).await?;
+            let gone = done.gone;
+            self.removed(done).await?;
             // A file that is written elsewhere at this moment is kept, for its writer's sake. By now this peer has what
             // was written, and whoever removes the file knows it.
-            if self.control().namespace().entry(parent, &name) != gone {
+            if self.control().namespace().entry(parent, name).map(|entry| entry.ino) != gone {
                 break;
             }
         }
@@ -264,22 +153,9 @@ impl Volume {
 
     /// Takes away an empty directory.
     pub async fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<(), Errno> {
-        let name = checked_name(name)?;
-        let time = self.control().now();
-        let mut gone = None;
-        let plan = |names: &Namespace| {
-            directory(names, parent)?;
-            let (entry, inode) = entry(names, parent, &name)?;
-            if !is_directory(inode) {
-                return Err(Errno(libc::ENOTDIR));
-            }
-            empty(names, entry.ino)?;
-            gone = Some(entry.ino);
-            let change = Change::Rmdir { place: Place { parent, name: name.clone() }, ino: entry.ino, time };
-            Ok(Planned::under(vec![parent, entry.ino], vec![change]))
-        };
-        let seq = self.change(plan).await?;
-        self.removed(gone, seq).await
+        let place = Place { parent, name: checked_name(name)? };
+        let done = self.have_done(&Naming::Rmdir { place, time: self.control().now() }).await?;
+        self.removed(done).await
     }
 
     /// `renameat2(2)` with `RENAME_NOREPLACE` or `RENAME_EXCHANGE`; other flags are `EINVAL`.
@@ -294,34 +170,41 @@ impl Volume {
         let from = Place { parent, name: checked_name(name)? };
         let to = Place { parent: new_parent, name: checked_name(new_name)? };
         let time = self.control().now();
-        let mut gone = None;
-        let plan = |names: &Namespace| {
-            directory(names, from.parent)?;
-            directory(names, to.parent)?;
-            match flags {
-                0 | libc::RENAME_NOREPLACE => {
-                    let Some((ino, replaced)) = planned_rename(names, &from, &to, flags != 0)? else {
-                        return Ok(Planned::default());
-                    };
-                    gone = replaced.map(|seen| seen.ino);
-                    let change = Change::Rename { from: from.clone(), to: to.clone(), ino, replaced, time };
-                    let mut leases = moving(names, &from, &to, &[ino]);
-                    // What is replaced is what was there last: its content, and that it is empty.
-                    leases.extend(gone);
-                    Ok(Planned::under(leases, vec![change]))
-                }
-                libc::RENAME_EXCHANGE => {
-                    let Some((a_ino, b_ino)) = planned_exchange(names, &from, &to)? else {
-                        return Ok(Planned::default());
-                    };
-                    let change = Change::Exchange { a: from.clone(), a_ino, b: to.clone(), b_ino, time };
-                    Ok(Planned::under(moving(names, &from, &to, &[a_ino, b_ino]), vec![change]))
-                }
-                _ => Err(Errno(libc::EINVAL)),
-            }
+        let naming = match flags {
+            0 | libc::RENAME_NOREPLACE => Naming::Rename { from, to, replaces: flags == 0, time },
+            libc::RENAME_EXCHANGE => Naming::Exchange { a: from, b: to, time },
+            _ => return Err(Errno(libc::EINVAL)),
         };
-        let seq = self.change(plan).await?;
-        self.removed(gone, seq).await
+        let done = self.have_done(&naming).await?;
+        self.removed(done).await
+    }
+
+    /// Does it at once, if this peer holds the leases.
+    fn do_now(&self, naming: &Naming) -> Result<Done, Refusal> {
+        let mut gone = None;
+        let seq = self.control().change_under(&mut |names: &Namespace| {
+            let decided = naming.decide(names)?;
+            gone = decided.gone;
+            self.permitted_under(names, Planned::under(decided.leases, decided.change.into_iter().collect()))
+        })?;
+        Ok(Done { seq, gone })
+    }
+
+    /// Does it under its leases, or has it done by the peer that is busy under them.
+    async fn have_done(&self, naming: &Naming) -> Result<Done, Errno> {
+        for _ in 0..ATTEMPTS {
+            match self.do_now(naming) {
+                Ok(done) => return Ok(done),
+                Err(Refusal::Elsewhere(leases)) => {
+                    if let Obtained::Done { gone } = self.control().obtain_for(leases, naming.clone()).await? {
+                        return Ok(Done { seq: 0, gone });
+                    }
+                }
+                Err(refusal) => self.overcome(refusal).await?,
+            }
+        }
+        tracing::error!("the leases of a change went elsewhere {ATTEMPTS} times before they could be used");
+        Err(Errno(libc::EIO))
     }
 
     /// The target of a symlink.
@@ -339,9 +222,9 @@ impl Volume {
         control.settle(seq, true).await
     }
 
-    async fn removed(&self, gone: Option<Ino>, seq: u64) -> Result<(), Errno> {
-        gone.into_iter().for_each(|ino| self.linger(ino));
-        self.settle(seq).await
+    async fn removed(&self, done: Done) -> Result<(), Errno> {
+        done.gone.into_iter().for_each(|ino| self.linger(ino));
+        self.settle(done.seq).await
     }
 
     /// What lost a name goes, if that was the last, a while later.
@@ -358,59 +241,6 @@ impl Volume {
             Err(_) => self.note_unlinked(ino),
         }
     }
-}
-
-/// The leases of a move: both directories', and where a directory changes its parent, the one of all such moves.
-fn moving(names: &Namespace, from: &Place, to: &Place, moved: &[Ino]) -> Vec<Ino> {
-    let mut leases = vec![from.parent, to.parent];
-    let directories = moved.iter().any(|ino| names.inode(*ino).is_some_and(is_directory));
-    if from.parent != to.parent && directories {
-        leases.push(MOVES);
-    }
-    leases
-}
-
-/// What moves and what it replaces; `None` where both names are of one inode and nothing is to be done.
-fn planned_rename(
-    names: &Namespace,
-    from: &Place,
-    to: &Place,
-    no_replace: bool,
-) -> Result<Option<(Ino, Option<Seen>)>, Errno> {
-    let (moved, moved_inode) = entry(names, from.parent, &from.name)?;
-    if is_directory(moved_inode) && names.is_above(moved.ino, to.parent) {
-        return Err(Errno(libc::EINVAL));
-    }
-    let grows = is_directory(moved_inode) && from.parent != to.parent;
-    let Some(there) = names.entry(to.parent, &to.name) else {
-        free(names, to.parent, &to.name, grows)?;
-        return Ok(Some((moved.ino, None)));
-    };
-    if no_replace {
-        return Err(Errno(libc::EEXIST));
-    }
-    if there.ino == moved.ino {
-        return Ok(None);
-    }
-    let there_inode = inode(names, there.ino)?;
-    match (is_directory(moved_inode), is_directory(there_inode)) {
-        (true, false) => return Err(Errno(libc::ENOTDIR)),
-        (false, true) => return Err(Errno(libc::EISDIR)),
-        (true, true) => empty(names, there.ino)?,
-        (false, false) => {}
-    }
-    Ok(Some((moved.ino, Some(there_inode.seen(there.ino)))))
-}
-
-/// What changes places; `None` where both names are of one inode.
-fn planned_exchange(names: &Namespace, a: &Place, b: &Place) -> Result<Option<(Ino, Ino)>, Errno> {
-    let (a_entry, a_inode) = entry(names, a.parent, &a.name)?;
-    let (b_entry, b_inode) = entry(names, b.parent, &b.name)?;
-    let into_itself = |inode: &Inode, ino, parent| is_directory(inode) && names.is_above(ino, parent);
-    if into_itself(a_inode, a_entry.ino, b.parent) || into_itself(b_inode, b_entry.ino, a.parent) {
-        return Err(Errno(libc::EINVAL));
-    }
-    Ok((a_entry.ino != b_entry.ino).then_some((a_entry.ino, b_entry.ino)))
 }
 
 #[cfg(test)]

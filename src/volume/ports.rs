@@ -2,7 +2,8 @@
 //! peer core; tests give it an in-memory network.
 
 use crate::id::{Author, BlockName, Ino, PeerTag};
-use crate::namespace::{Change, Lock, LockRequest, Namespace};
+pub use crate::namespace::Errno;
+use crate::namespace::{Change, Lock, LockRequest, Namespace, Naming};
 use crate::policy::Geometry;
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -156,6 +157,15 @@ pub enum Refusal {
     Elsewhere(Vec<Ino>),
 }
 
+/// What came of asking for the leases of something to be done to names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Obtained {
+    /// They are here, and it is still to be done.
+    Leases,
+    /// It is done, and every connected peer knows: what lost a name by it.
+    Done { gone: Option<Ino> },
+}
+
 /// Keeps a lease here until it is dropped.
 pub struct Pin(Option<Box<dyn FnOnce() + Send + Sync>>);
 
@@ -193,6 +203,9 @@ pub trait Control: Send + Sync + 'static {
     fn in_touch(&self) -> bool;
     /// Waits until this peer is in touch and holds these leases; `EIO` when that takes too long.
     fn obtain(&self, leases: Vec<Ino>) -> BoxFuture<'_, Result<(), Errno>>;
+    /// Waits until this peer is in touch and holds these leases, or until the peer that holds them, being busy under them
+    /// itself, has done this in its place.
+    fn obtain_for(&self, leases: Vec<Ino>, naming: Naming) -> BoxFuture<'_, Result<Obtained, Errno>>;
     /// Takes a file lock for a process of this machine, waits for it, or tests for it: the lock in the way, if one is.
     /// Whoever gets it sees what was written under the last one. Dropped, the request is taken back.
     fn lock(&self, ino: Ino, request: LockRequest) -> BoxFuture<'_, Result<Option<Lock>, Errno>>;
@@ -223,10 +236,6 @@ pub trait Control: Send + Sync + 'static {
     /// The wall clock.
     fn now(&self) -> crate::time::WallTime;
 }
-
-/// An error as a system call's caller sees it: a `libc` errno.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Errno(pub i32);
 
 impl std::fmt::Display for Errno {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

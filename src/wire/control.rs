@@ -96,11 +96,11 @@ impl Message for ControlMessage {
 mod tests {
     use super::*;
     use crate::id::{Author, BlockName, Ino, hex};
-    use crate::namespace::{Change, Lock, LockKind, LockOwner, LockRequest, Tenure};
+    use crate::namespace::{Change, Lock, LockKind, LockOwner, LockRequest, Naming, Place, Tenure};
     use crate::overlay::{Answer, Bloom, Piece, Query, QueryId, Spread};
     use crate::policy::Geometry;
-    use crate::time::{Hlc, Stamp};
-    use crate::wire::{LockOutcome, decode, encode};
+    use crate::time::{Hlc, Stamp, WallTime};
+    use crate::wire::{LockOutcome, Named, decode, encode};
 
     fn vector() -> VersionVector {
         VersionVector([(Author::new(PeerTag(7), 0), 300), (Author::new(PeerTag(0xabcdef), 0), 1)].into())
@@ -203,6 +203,22 @@ mod tests {
                 "010a060702",
             ),
             (ControlMessage::Lease(LeaseMessage::Depose { peer: PeerTag(7), round: 300 }), "010a0707ac02"),
+            (
+                ControlMessage::Lease(LeaseMessage::Name {
+                    wish: 300,
+                    ino: Ino(9),
+                    naming: Naming::Rmdir { place: Place { parent: Ino(9), name: "d".into() }, time: WallTime(1) },
+                }),
+                "010a09ac02090309016402",
+            ),
+            (
+                ControlMessage::Lease(LeaseMessage::Named {
+                    wish: 300,
+                    outcome: Named::Done { gone: Some(Ino(9)) },
+                    vector: vector(),
+                }),
+                "010a0aac020001090207ac02ef9baf0501",
+            ),
             (
                 ControlMessage::Lease(LeaseMessage::Agreed { peer: PeerTag(7), round: 1, vector: vector() }),
                 "010a0807010207ac02ef9baf0501",

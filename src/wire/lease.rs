@@ -2,7 +2,7 @@
 
 use super::{MAX_LOCKS, MAX_ROSTER};
 use crate::id::{Ino, PeerTag};
-use crate::namespace::{Lock, Tenure, VersionVector};
+use crate::namespace::{Errno, Lock, Naming, Tenure, VersionVector};
 use serde::{Deserialize, Serialize};
 
 /// One message about leases, on the control stream.
@@ -31,6 +31,22 @@ pub enum LeaseMessage {
     Depose { peer: PeerTag, round: u64 },
     /// You may, in that round, when you have all that I have.
     Agreed { peer: PeerTag, round: u64, vector: VersionVector },
+    /// Please have this done to names, for which I need this lease, which you hold: do it yourself if you are busy under
+    /// it, else grant it to me. The number tells this wish from all others that any peer ever has.
+    Name { wish: u64, ino: Ino, naming: Naming },
+    /// What came of a wish; whoever has all of this sees it.
+    Named { wish: u64, outcome: Named, vector: VersionVector },
+}
+
+/// What came of a wish.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Named {
+    /// It is done, and every peer that is connected to the sender has it: what lost a name by it.
+    Done { gone: Option<Ino> },
+    /// It cannot be: the errno of the system call.
+    Refused(Errno),
+    /// It is not done by the sender, who gives the lease away as soon as it can, or says who has it.
+    Undone,
 }
 
 impl LeaseMessage {
@@ -46,10 +62,12 @@ impl LeaseMessage {
             | LeaseMessage::Elsewhere { vector, .. }
             | LeaseMessage::Lack { vector }
             | LeaseMessage::Agreed { vector, .. }
+            | LeaseMessage::Named { vector, .. }
                 if vector.0.len() > MAX_ROSTER =>
             {
                 Err("a vector of too many authors")
             }
+            LeaseMessage::Name { naming, .. } => naming.check(),
             LeaseMessage::Granted { locks, .. } if locks.len() > MAX_LOCKS => Err("too many locks"),
             LeaseMessage::Granted { locks, .. } if locks.iter().any(|lock| lock.first > lock.last) => {
                 Err("a lock that ends before it begins")

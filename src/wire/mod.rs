@@ -17,7 +17,7 @@ mod ticket;
 pub use control::{ControlMessage, Preface};
 pub use invite::{InviteBook, MAX_INVITATIONS};
 pub use join::{JoinRefusal, JoinReply, JoinRequest, JoinWelcome, check_record};
-pub use lease::LeaseMessage;
+pub use lease::{LeaseMessage, Named};
 pub use lock::{LockMessage, LockOutcome, MAX_LOCKS};
 pub use request::{
     Failure, Haste, MAX_NAMED, MAX_OPEN, PeerStats, PeerUpkeep, Request, Response, ShardHeader, decode_inos,

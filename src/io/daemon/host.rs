@@ -10,13 +10,13 @@ use crate::group::{Outcome, Work};
 use crate::id::{Author, BlockName, Ino, PeerTag, ShareId};
 use crate::io::quic::{Network, RosterPeer};
 use crate::io::store::OpLog;
-use crate::namespace::{Change, Key, Lock, LockRequest, Namespace, Op, PeerRecord, VersionVector};
+use crate::namespace::{Change, Key, Lock, LockRequest, Namespace, Naming, Op, PeerRecord, VersionVector};
 use crate::overlay::{Piece, QueryId};
 use crate::peer::{Effect, Event, Hindrance, Need, Past, Peer, Timer};
 use crate::time::{Instant, Moment, WallTime};
 use crate::volume::Volume;
 use crate::volume::ports::{
-    BoxFuture, Candidate, Control, Errno, Pin, Planned, Refusal, ShardId, ShardStore, StoreUsage,
+    BoxFuture, Candidate, Control, Errno, Obtained, Pin, Planned, Refusal, ShardId, ShardStore, StoreUsage,
 };
 use crate::wire::{ControlMessage, LockOutcome, Request, Response, decode_inos, encode_inos};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -76,7 +76,7 @@ pub struct Host {
     searches: Mutex<BTreeMap<u64, Searching>>,
     next_search: AtomicU64,
     /// Who waits for which leases, or to be in touch, and the number of the next.
-    needs: Mutex<BTreeMap<u64, oneshot::Sender<()>>>,
+    needs: Mutex<BTreeMap<u64, oneshot::Sender<Result<Obtained, Errno>>>>,
     next_need: AtomicU64,
     /// Who waits for what came of which request for a lock; numbered like needs.
     locks: Mutex<BTreeMap<u64, Applicant>>,
@@ -288,7 +288,12 @@ impl Host {
                 Effect::Provided(id) => {
                     if let Some(waiting) = self.needs.lock().remove(&id) {
                         // Whoever waited may have given up.
-                        let _ = waiting.send(());
+                        let _ = waiting.send(Ok(Obtained::Leases));
+                    }
+                }
+                Effect::Named { id, outcome } => {
+                    if let Some(waiting) = self.needs.lock().remove(&id) {
+                        let _ = waiting.send(outcome.map(|gone| Obtained::Done { gone }));
                     }
                 }
                 Effect::Locked { id, outcome } => {
@@ -557,6 +562,25 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Waits for what is needed: leases, or what is to be done under them.
+    async fn provided(&self, need: Need, leases: &[Ino], deadline: Duration) -> Result<Obtained, Errno> {
+        let id = self.next_need.fetch_add(1, Ordering::Relaxed);
+        let (tell, told) = oneshot::channel();
+        self.needs.lock().insert(id, tell);
+        let forget = Forget { host: self, id };
+        self.handle(Event::Need { id, need });
+        let provided = tokio::time::timeout(deadline, told).await;
+        drop(forget);
+        if let Ok(Ok(obtained)) = provided {
+            return obtained;
+        }
+        let why = self.with_core(|core, namespace| core.what_is_missing(namespace, leases, steady()));
+        tracing::error!("a lease did not come within {deadline:?}: {why}");
+        Err(Errno(libc::EIO))
+    }
+}
+
 /// A need that ends with whoever has it.
 struct Forget<'a> {
     host: &'a Host,
@@ -720,20 +744,16 @@ impl Control for Host {
 
     fn obtain(&self, leases: Vec<Ino>) -> BoxFuture<'_, Result<(), Errno>> {
         Box::pin(async move {
-            let id = self.next_need.fetch_add(1, Ordering::Relaxed);
-            let (tell, told) = oneshot::channel();
-            self.needs.lock().insert(id, tell);
-            let forget = Forget { host: self, id };
             let need = if leases.is_empty() { Need::Touch } else { Need::Leases(leases.iter().copied().collect()) };
-            self.handle(Event::Need { id, need });
-            let provided = tokio::time::timeout(LEASE_DEADLINE, told).await;
-            drop(forget);
-            if matches!(provided, Ok(Ok(()))) {
-                return Ok(());
-            }
-            let why = self.with_core(|core, namespace| core.what_is_missing(namespace, &leases, steady()));
-            tracing::error!("a lease did not come within {LEASE_DEADLINE:?}: {why}");
-            Err(Errno(libc::EIO))
+            self.provided(need, &leases, LEASE_DEADLINE).await.map(drop)
+        })
+    }
+
+    fn obtain_for(&self, leases: Vec<Ino>, naming: Naming) -> BoxFuture<'_, Result<Obtained, Errno>> {
+        Box::pin(async move {
+            let need = Need::Naming { wish: self.random(), naming, leases: leases.iter().copied().collect() };
+            // Whoever does it answers when all the others know.
+            self.provided(need, &leases, LEASE_DEADLINE + SETTLE_DEADLINE).await
         })
     }
 

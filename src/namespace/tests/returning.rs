@@ -261,6 +261,36 @@ fn an_older_snapshot_is_not_gone_on_from() {
 }
 
 #[test]
+fn what_is_done_for_another_peer_holds_one_change_to_names_and_no_more() {
+    let stamp = Stamp { time: Hlc(5), author: Author::new(PeerTag(7), 0) };
+    let wished = |change: Change| Change::For { peer: PeerTag(8), wish: 1, change: Wished(Box::new(change)) };
+    let again = |change: Change| Change::Again { stamp, seq: 1, change: Carried(Box::new(change)) };
+    let encoded = |change: &Change| postcard::to_stdvec(change).unwrap();
+    let time = WallTime(3);
+    let rmdir = Change::Rmdir { place: place(ROOT, "d"), ino: Ino(9), time };
+    for right in [wished(rmdir.clone()), again(wished(rmdir.clone()))] {
+        assert_eq!(postcard::from_bytes::<Change>(&encoded(&right)).unwrap(), right);
+    }
+    let mut nested = wished(rmdir.clone());
+    for _ in 0..100 {
+        nested = wished(nested);
+    }
+    for wrong in [nested, wished(again(rmdir.clone())), again(wished(wished(rmdir.clone())))] {
+        assert!(postcard::from_bytes::<Change>(&encoded(&wrong)).is_err(), "{wrong:?}");
+    }
+    let make = |creator| {
+        let (place, ino) = (place(ROOT, "f"), Ino::new(PeerTag(creator), 1));
+        Change::Create { place, ino, kind: Kind::File, mode: 0o644, uid: 0, gid: 0, time }
+    };
+    for right in [rmdir, make(8)] {
+        assert_eq!(validate::check_change(stamp, &wished(right)), Ok(()));
+    }
+    for wrong in [make(7), Change::Reap { ino: Ino(9) }, Change::LetGo { peer: PeerTag(1) }] {
+        assert!(validate::check_change(stamp, &wished(wrong)).is_err());
+    }
+}
+
+#[test]
 fn a_change_in_a_change_in_a_change_is_refused_before_it_is_read() {
     let stamp = Stamp { time: Hlc(5), author: Author::new(PeerTag(7), 0) };
     let again = |change: Change| Change::Again { stamp, seq: 1, change: Carried(Box::new(change)) };

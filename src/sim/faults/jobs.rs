@@ -77,6 +77,8 @@ pub(super) enum Job {
     /// Do something under a lease that has just come.
     Use {
         lease: Ino,
+        /// The number of the need that it was got for.
+        need: u64,
     },
     Off,
 }
@@ -158,7 +160,7 @@ impl World<'_> {
                 let run = self.machines[n].run;
                 self.queue.after(GOODBYE, What::Step { of: n, run, job: Job::Off });
             }
-            Job::Use { lease } => self.use_lease(n, lease),
+            Job::Use { lease, need } => self.use_lease(n, lease, need),
             Job::Off => {
                 self.machines[n].left = true;
                 self.stop(n, false);

@@ -7,7 +7,7 @@
 use super::jobs::Job;
 use super::world::{What, World};
 use crate::id::{Author, Ino, PeerTag};
-use crate::namespace::{Change, Kind, MOVES, Place};
+use crate::namespace::{Errno, Kind, MOVES, Naming, Place};
 use crate::peer::{Event, Need};
 use crate::sim::chance::Chance;
 use crate::sim::queue::between;
@@ -32,8 +32,10 @@ const ACQUAINTED: Duration = Duration::from_secs(3);
 pub(super) struct Leases {
     chance: Chance,
     wishes: u64,
-    /// What machines wait for: machine, run and lease.
+    /// What machines wait for: machine, run and lease, and what they would have done under it.
     wanted: BTreeMap<u64, (usize, u64, Ino)>,
+    /// What is to be done under the root's lease, by the number of the need.
+    namings: BTreeMap<u64, Naming>,
     /// The last op that each machine made under each lease, and when.
     done: BTreeMap<(Ino, usize), (Author, u64, Instant)>,
     /// Since when a machine, in its present run, takes another one for alive.
@@ -47,6 +49,7 @@ impl Leases {
             chance: Chance::new(seed),
             wishes: 0,
             wanted: BTreeMap::new(),
+            namings: BTreeMap::new(),
             done: BTreeMap::new(),
             alive: BTreeMap::new(),
             files: 0,
@@ -90,7 +93,39 @@ impl World<'_> {
         self.leases.wishes += 1;
         let id = self.leases.wishes;
         self.leases.wanted.insert(id, (n, self.machines[n].run, lease));
-        self.handle(n, Event::Need { id, need: Need::Leases(BTreeSet::from([lease])) });
+        let leases = BTreeSet::from([lease]);
+        // The root's is wanted for something that its holder may do instead, when it is busy under it.
+        let need = match lease == Ino::ROOT && self.leases.chance.below(2) == 0 {
+            true => {
+                let naming = self.to_make(n);
+                self.leases.namings.insert(id, naming.clone());
+                Need::Naming { wish: self.leases.chance.bits(), naming, leases }
+            }
+            false => Need::Leases(leases),
+        };
+        self.handle(n, Event::Need { id, need });
+    }
+
+    /// A new file of a name of its own.
+    fn to_make(&mut self, n: usize) -> Naming {
+        self.leases.files += 1;
+        let place = Place { parent: Ino::ROOT, name: Bytes::from(format!("under-a-lease-{}", self.leases.files)) };
+        let ino = Ino::new(self.machines[n].tag, self.machines[n].number());
+        Naming::Make { place, ino, kind: Kind::File, mode: 0o644, uid: 0, gid: 0, time: self.wall() }
+    }
+
+    /// What was to be done under a lease has been, by its holder, for a machine that sees it: nobody else asked for it.
+    pub(super) fn named(&mut self, id: u64, outcome: Result<Option<Ino>, Errno>) {
+        let Some((n, ..)) = self.leases.wanted.remove(&id) else { return };
+        let Some(Naming::Make { place, ino, .. }) = self.leases.namings.remove(&id) else { return };
+        let tag = self.machines[n].tag;
+        let there = self.machines[n].namespace.entry(place.parent, &place.name).map(|entry| entry.ino);
+        self.report.taken += 1;
+        match outcome {
+            Ok(_) if there == Some(ino) => {}
+            Ok(_) => self.violation(format!("{tag} is told that {place:?} is made, and it is not there")),
+            Err(errno) => self.violation(format!("{tag} is told that {place:?} cannot be made: {}", errno.0)),
+        }
     }
 
     /// A machine has found another one alive, or dead.
@@ -134,11 +169,12 @@ impl World<'_> {
     pub(super) fn provided(&mut self, id: u64) {
         let Some((n, run, lease)) = self.leases.wanted.remove(&id) else { return };
         let after = self.leases.chance.up_to(AT_ONCE);
-        self.queue.after(after, What::Step { of: n, run, job: Job::Use { lease } });
+        self.queue.after(after, What::Step { of: n, run, job: Job::Use { lease, need: id } });
     }
 
     /// Does something under a lease, if it is still there.
-    pub(super) fn use_lease(&mut self, n: usize, lease: Ino) {
+    pub(super) fn use_lease(&mut self, n: usize, lease: Ino, need: u64) {
+        let naming = self.leases.namings.remove(&need);
         let now = Moment { wall: self.wall(), steady: self.queue.now() };
         let machine = &mut self.machines[n];
         let Some(peer) = machine.peer.as_mut() else { return };
@@ -149,11 +185,15 @@ impl World<'_> {
             return self.wish(n, lease);
         }
         self.check_lease(n, lease);
-        self.leases.files += 1;
-        let place = Place { parent: Ino::ROOT, name: Bytes::from(format!("under-a-lease-{}", self.leases.files)) };
-        let ino = Ino(Ino::new(self.machines[n].tag, self.machines[n].number()).0);
-        let create = Change::Create { place, ino, kind: Kind::File, mode: 0o644, uid: 0, gid: 0, time: now.wall };
-        let seq = self.change(n, vec![create]);
+        let naming = naming.unwrap_or_else(|| self.to_make(n));
+        let changes = match naming.decide(&self.machines[n].namespace) {
+            Ok(decided) => decided.change.into_iter().collect(),
+            Err(errno) => {
+                let tag = self.machines[n].tag;
+                return self.violation(format!("{tag} finds done what it wished to do, {naming:?}: {}", errno.0));
+            }
+        };
+        let seq = self.change(n, changes);
         let author = self.machines[n].peer.as_ref().map(|peer| peer.author());
         if let Some(author) = author.filter(|_| seq > 0) {
             self.report.taken += 1;
@@ -201,6 +241,7 @@ impl World<'_> {
 mod tests {
     use super::super::Plan;
     use super::*;
+    use crate::namespace::Change;
 
     /// A share that nothing befalls, after a while.
     fn undisturbed(plan: &Plan) -> World<'_> {

@@ -357,6 +357,7 @@ impl<'a> World<'a> {
                 }
                 Effect::Alive { peer, alive } => self.found(n, peer, alive),
                 Effect::Provided(id) => self.provided(id),
+                Effect::Named { id, outcome } => self.named(id, outcome),
                 Effect::Recall(ino) => self.queue.after(Duration::ZERO, What::Recalled(n, run, ino)),
                 Effect::Misbehaved { peer, how } => {
                     self.violation(format!("{} calls {peer} faulty: {how}", self.machines[n].tag));
