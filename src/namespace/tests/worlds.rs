@@ -48,6 +48,10 @@ fn pick<T: Clone>(things: &[T], chance: u32) -> Option<T> {
     (!things.is_empty()).then(|| things[chance as usize % things.len()].clone())
 }
 
+fn for_another(peer: PeerTag, wish: u64, change: Change) -> Change {
+    Change::For { peer, wish, change: Wished(Box::new(change)) }
+}
+
 impl Run {
     fn new(peers: u8, skews: &[i16]) -> Run {
         let mut world = World::new(peers);
@@ -83,6 +87,13 @@ impl Run {
 
     /// A change by a peer: its op goes to its log and to the record of all ops.
     fn change(&mut self, at: usize, change: Change) -> Stamp {
+        // Some of what is done to names is done for another peer, which has drawn the number of what is made.
+        let count = self.world.ns(at).log.iter().count() as u64;
+        let change = match &change {
+            Change::Create { ino, .. } if count.is_multiple_of(4) => for_another(ino.creator(), count, change),
+            other if other.is_to_names() && count.is_multiple_of(3) => for_another(PeerTag(77), count, change),
+            _ => change,
+        };
         let stamp = self.world.change(at, change);
         self.made(at);
         stamp

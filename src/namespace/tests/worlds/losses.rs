@@ -87,7 +87,7 @@ pub fn attributes_are_as_last_said(namespace: &Namespace, ops: &[Op]) {
     let mut xattrs = BTreeMap::new();
     let mut policies = BTreeMap::new();
     for op in ops {
-        match &op.change {
+        match op.change.itself() {
             Change::Create { ino, uid, gid, time, .. } => {
                 let set = SetAttributes { uid: Some(*uid), gid: Some(*gid), atime: Some(*time), ..Default::default() };
                 said.insert(*ino, set);
