@@ -25,11 +25,45 @@ step() {
     fi
 }
 
+# beside NAME COMMAND...: runs it beside the next step, in what that leaves of the processors: machines in tests mostly
+# wait for one another.
+beside() {
+    beside=$1
+    log=$(mktemp)
+    (chrt --idle --pid 0 "$BASHPID" >/dev/null && "${@:2}") >"$log" 2>&1 &
+    running=$!
+}
+
+# The step that runs beside has ended, or is waited for.
+joined() {
+    local rc=0
+    wait "$running" || rc=$?
+    running=
+    cat "$log"
+    rm -f "$log"
+    return "$rc"
+}
+
+cleanup() {
+    if [ -n "${running:-}" ]; then
+        pkill -TERM -P "$running" || true
+        kill "$running" 2>/dev/null || true
+        rm -f "$log"
+    fi
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
 finish() {
     say "Summary"
     printf '%s\n' "${summary[@]}"
     printf 'in all %s s\n' $((SECONDS - started))
     exit "$1"
+}
+
+# With the optimised build, which pays with the seeds alone; then what the suites need.
+seeds() {
+    ./scripts/sim.sh 200 --from 0 && source scripts/posix/tools.sh
 }
 
 docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet; }
@@ -45,10 +79,12 @@ fi
 
 [ "$(id -u)" = 0 ] || fail "the mount tests need root (mounts for all users, network namespaces): run this as root, or with --quick"
 needs_fuse
-needs ip=iproute2 nsenter=util-linux setfattr=attr setcap=libcap2-bin vim=vim rsync=rsync sqlite3=sqlite3 tar=tar timeout=coreutils
+needs chrt=util-linux pkill=procps ip=iproute2 nsenter=util-linux setfattr=attr setcap=libcap2-bin vim=vim rsync=rsync sqlite3=sqlite3 tar=tar timeout=coreutils
 if [ "$mode" = --full ]; then export SHOAL_TEST_FULL=1; fi
 
 # The harness holds back clusters itself: two at a time, however many threads there are.
+beside "Seeds of all faults at once" seeds
 step "Unit, property and mount tests" cargo test --locked --no-fail-fast
-step "POSIX suites" ./scripts/posix.sh
+step "$beside" joined
+SHOAL=$PWD/target/release/shoal step "POSIX suites" ./scripts/posix.sh
 finish 0

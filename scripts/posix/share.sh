@@ -1,11 +1,6 @@
 # Sourced by posix.sh: a share of six peers, mounted by the first two of them at $mount and $other.
 
-tools=$PWD/target/tools
-install_tool() {
-    [ -x "$tools/bin/$1" ] || cargo install "$1" --version "$2" --locked --quiet --root "$tools" --target-dir "$tools/build"
-}
-install_tool pjdfstest 0.2.2
-install_tool fsx 0.3.2
+source scripts/posix/tools.sh
 for user in tests pjdfstest; do
     id "$user" >/dev/null 2>&1 || useradd --system --user-group --no-create-home --shell /usr/sbin/nologin "$user"
 done
