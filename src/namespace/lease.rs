@@ -5,10 +5,10 @@
 //! **tenure**, which ends when the peer is deposed: it left, or it is dead to those who are connected. All that it held
 //! then passes to one heir, by one op. What it makes, or is granted, after that is held in its next tenure.
 
-use super::Namespace;
 use super::apply::{DERIVED, Work};
 use super::record::{Key, Record};
 use super::tree::Tree;
+use super::{Change, Namespace};
 use crate::id::{Ino, PeerTag};
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +89,12 @@ impl Namespace {
     /// Whether the lease came to its holder from a peer that was deposed.
     pub fn is_inherited(&self, ino: Ino) -> bool {
         self.tree.given(ino) != self.tree.held(ino)
+    }
+
+    /// Whether a peer has made an op of late that gives this lease to another, be it that it was not the peer's to give.
+    pub fn has_tried_to_grant(&self, peer: PeerTag, ino: Ino, to: PeerTag) -> bool {
+        let grant = Change::Grant { ino, to };
+        self.log.iter().any(|logged| logged.op.stamp.author.peer() == peer && logged.op.change == grant)
     }
 
     /// The tenure a peer is in: every deposition begins another.

@@ -90,6 +90,11 @@ pub enum Effect {
         peer: PeerTag,
         why: String,
     },
+    /// A peer said of itself what the ops do not bear out. Nothing is done upon it; people should know.
+    FalseClaim {
+        peer: PeerTag,
+        what: String,
+    },
     /// The clock of a connected peer is ahead of this one by so much, or behind where it is negative.
     ClockDiffers {
         peer: PeerTag,

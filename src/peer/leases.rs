@@ -429,8 +429,12 @@ impl Peer {
         effects: &mut Vec<Effect>,
     ) {
         if namespace.holder(ino) != self.me {
-            let why = format!("it says that it gave the lease of {ino}, which was not its own");
-            return effects.push(Effect::Refused { peer: from, why });
+            // Its op may have come after one of the other side of a partition that ended its tenure.
+            if namespace.has_tried_to_grant(from, ino, self.me) {
+                return;
+            }
+            let what = format!("says that it gave away the lease of {ino}, which was not its own; it is not believed");
+            return effects.push(Effect::FalseClaim { peer: from, what });
         }
         self.leases.gained.insert(ino, Gained { at: now.steady, used: None });
         self.put_in_locks(ino, locks, effects);

@@ -255,6 +255,10 @@ impl World {
                     Some(liars) => liars.push((from, peer, how)),
                     None => panic!("{peer}: {how}"),
                 },
+                Effect::FalseClaim { peer, what } => match &mut self.liars {
+                    Some(liars) => liars.push((from, peer, what)),
+                    None => panic!("{peer} {what}"),
+                },
                 Effect::ClockDiffers { peer, .. } => self.clocks.push((from, peer, false)),
                 Effect::LeftOut { peer, .. } => self.clocks.push((from, peer, true)),
                 Effect::Locked { id, outcome } => _ = self.locked.insert((from, id), outcome),

@@ -313,6 +313,7 @@ impl Host {
                 Effect::Deposed => self.deposed(),
                 Effect::Settled => self.settled.notify_waiters(),
                 Effect::Refused { peer, why } => tracing::debug!(%peer, "was not obeyed: {why}"),
+                Effect::FalseClaim { peer, what } => self.reports.note(self.name_of(peer), what, self.now()),
                 Effect::ClockDiffers { peer, ahead_ms } => {
                     self.reports.note(self.name_of(peer), clock_words(ahead_ms), self.now());
                 }

@@ -375,3 +375,27 @@ fn a_lease_that_a_peer_gave_whose_clock_is_far_ahead_has_another_holder_soon() {
         assert!(world.may(0, ROOT) && !world.may(2, ROOT), "seed {seed}");
     }
 }
+
+#[test]
+fn one_that_gives_away_what_it_does_not_hold_is_not_believed_and_named() {
+    let mut world = World::new(3, 11);
+    world.liars = Some(Vec::new());
+    world.run(5 * SECOND);
+    let liar = world.machines[2].tag;
+    let vector = world.machines[2].namespace.vector().clone();
+    let claim = LeaseMessage::Granted { ino: ROOT, vector, locks: Vec::new() };
+    world.handle(1, Event::Control { from: liar, message: ControlMessage::Lease(claim) });
+    // Nor does an op that only it has made move anything.
+    let (author, now) = (Author::new(liar, 0), world.wall(2));
+    let grant = Change::Grant { ino: ROOT, to: liar };
+    let effects = {
+        let machine = &mut world.machines[2];
+        machine.peer.change(&mut machine.namespace, vec![grant], now).1
+    };
+    world.carry_out(2, effects);
+    world.run(SECOND);
+    assert!(world.machines[1].namespace.vector().get(author) > 0);
+    assert!((0..3).all(|at| world.holder(at, ROOT) == 0) && world.may(0, ROOT) && !world.may(1, ROOT));
+    let liars: Vec<(usize, PeerTag)> = world.liars.iter().flatten().map(|(by, of, _)| (*by, *of)).collect();
+    assert_eq!(liars, [(1, liar)]);
+}

@@ -97,7 +97,7 @@ impl World<'_> {
         // The root's is wanted for something that its holder may do instead, when it is busy under it.
         let need = match lease == Ino::ROOT && self.leases.chance.below(2) == 0 {
             true => {
-                let naming = self.to_make(n);
+                let naming = self.new_file(n);
                 self.leases.namings.insert(id, naming.clone());
                 Need::Naming { wish: self.leases.chance.bits(), naming, leases }
             }
@@ -107,7 +107,7 @@ impl World<'_> {
     }
 
     /// A new file of a name of its own.
-    fn to_make(&mut self, n: usize) -> Naming {
+    fn new_file(&mut self, n: usize) -> Naming {
         self.leases.files += 1;
         let place = Place { parent: Ino::ROOT, name: Bytes::from(format!("under-a-lease-{}", self.leases.files)) };
         let ino = Ino::new(self.machines[n].tag, self.machines[n].number());
@@ -185,7 +185,7 @@ impl World<'_> {
             return self.wish(n, lease);
         }
         self.check_lease(n, lease);
-        let naming = naming.unwrap_or_else(|| self.to_make(n));
+        let naming = naming.unwrap_or_else(|| self.new_file(n));
         let changes = match naming.decide(&self.machines[n].namespace) {
             Ok(decided) => decided.change.into_iter().collect(),
             Err(errno) => {

@@ -359,6 +359,9 @@ impl<'a> World<'a> {
                 Effect::Provided(id) => self.provided(id),
                 Effect::Named { id, outcome } => self.named(id, outcome),
                 Effect::Recall(ino) => self.queue.after(Duration::ZERO, What::Recalled(n, run, ino)),
+                Effect::FalseClaim { peer, what } => {
+                    self.violation(format!("{} believes that {peer} lies: it {what}", self.machines[n].tag));
+                }
                 Effect::Misbehaved { peer, how } => {
                     self.violation(format!("{} calls {peer} faulty: {how}", self.machines[n].tag));
                 }
