@@ -4,6 +4,7 @@
 mod clocks;
 mod coherence;
 mod commands;
+mod crash;
 mod groups;
 mod harness;
 mod healing;
