@@ -11,6 +11,7 @@ mod healing;
 mod joining;
 mod latency;
 mod looking_after;
+mod model;
 mod namespaces;
 mod offline;
 mod partitions;
