@@ -14,6 +14,7 @@ mod looking_after;
 mod model;
 mod namespaces;
 mod offline;
+mod operations;
 mod partitions;
 mod promises;
 mod refusals;
