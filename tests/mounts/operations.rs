@@ -1,6 +1,6 @@
 //! Every kind of call, one after the other, on one machine and seen from another.
 
-use crate::harness::{BOUND, Cluster, PATIENCE, full_size, run, tree};
+use crate::harness::{BOUND, Cluster, PATIENCE, full_size, run, tool, tree};
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -360,8 +360,26 @@ fn attributes_of_every_kind_are_kept_and_cleared_as_they_should_be() {
         assert_eq!(as_user(1000, "truncate -s 3 program", &dir), Some(0));
         assert_eq!(mode(&seen), after, "what its owner has cut off");
         reset(before);
+        assert_eq!(as_user(1000, "fallocate --punch-hole --length 5 program", &dir), Some(0));
+        assert_eq!(mode(&seen), after, "what its owner has made a hole in");
+        reset(before);
         std::os::unix::fs::chown(&program, Some(1001), None).unwrap();
         assert_eq!(mode(&seen), after, "what has another owner");
+    }
+
+    // What a program may do beyond its user goes when it is changed, whoever does.
+    let capable = |path: &Path| tree::xattr(path, "security.capability").is_ok();
+    let changes: [(&str, &dyn Fn()); 3] = [
+        ("written to", &|| File::options().append(true).open(&program).unwrap().write_all(b"#").unwrap()),
+        ("cut off", &|| File::options().write(true).open(&program).unwrap().set_len(3).unwrap()),
+        ("given away", &|| std::os::unix::fs::chown(&program, Some(1002), None).unwrap()),
+    ];
+    for (what, change) in changes {
+        reset(0o755);
+        tool(&["setcap", "cap_net_bind_service=ep", program.to_str().unwrap()]);
+        assert!(capable(&seen));
+        change();
+        assert!(!capable(&seen), "{what}");
     }
 
     // Times to the nanosecond, on every kind.

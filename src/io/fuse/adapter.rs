@@ -514,8 +514,13 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let suid = request.uid() != 0;
         self.spawn(|inner| async move {
-            answer!(reply, inner.volume.allocate(handle(fh), offset, length, mode).await, () => reply.ok());
+            let allocated = match inner.volume.before_change(handle(fh), suid).await {
+                Ok(()) => inner.volume.allocate(handle(fh), offset, length, mode).await,
+                Err(error) => Err(error),
+            };
+            answer!(reply, allocated, () => reply.ok());
         });
     }
 
@@ -527,7 +532,7 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         _from: INodeNo,
         from_fh: FileHandle,
         from_offset: u64,
@@ -538,9 +543,13 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let len = len.min(MAX_COPY);
+        let (len, suid) = (len.min(MAX_COPY), request.uid() != 0);
         self.spawn(|inner| async move {
-            let copied = inner.volume.copy_range(handle(from_fh), from_offset, handle(to_fh), to_offset, len).await;
+            let (from, to) = (handle(from_fh), handle(to_fh));
+            let copied = match inner.volume.before_change(to, suid).await {
+                Ok(()) => inner.volume.copy_range(from, from_offset, to, to_offset, len).await,
+                Err(error) => Err(error),
+            };
             answer!(reply, copied, bytes => reply.written(u32::try_from(bytes).unwrap_or(u32::MAX)));
         });
     }
@@ -549,7 +558,7 @@ impl Filesystem for Adapter {
 
     fn ioctl(
         &self,
-        _request: &Request,
+        request: &Request,
         _number: INodeNo,
         _fh: FileHandle,
         _flags: IoctlFlags,

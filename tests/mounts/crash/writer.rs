@@ -286,7 +286,10 @@ impl Writer {
                     }
                     found.insert(name.clone(), there);
                 }
-                Err(error) => wrong.push(format!("{name}: {error}")),
+                Err(error) => {
+                    let hopes: Vec<String> = hopes.iter().map(Hope::name).collect();
+                    wrong.push(format!("{name}: {} expected, {error}", hopes.join(" or ")));
+                }
             }
         }
         if let Some((from, to)) = self.moving.take()
