@@ -6,6 +6,7 @@
 //! has their shards soonest (`read`, `fetch`, `cache`). What is not content is in `names`, `attributes`, `xattrs`,
 //! `directory`. `heal` carries out what groups need, at the pace of `pace`.
 
+pub mod acl;
 pub mod attributes;
 mod cache;
 mod check;

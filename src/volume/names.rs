@@ -3,6 +3,7 @@
 //! Each change is checked in the plan of `Control::change`, that is under the lock under which it is applied, so
 //! that what was checked is still so. All but `create` return when every connected peer knows.
 
+use super::acl::{self, Acl};
 use super::ports::{Errno, Planned, Refusal};
 use super::{Attributes, HandleId, OpenFlags, Volume};
 use crate::id::Ino;
@@ -30,8 +31,9 @@ const S_ISGID: u32 = libc::S_ISGID;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NewNode {
     pub kind: Kind,
-    /// Permission bits, the umask taken off.
     pub mode: u32,
+    /// Permission bits that are taken off, unless the directory says who may do what with that which is made in it.
+    pub umask: u32,
     pub uid: u32,
     pub gid: u32,
 }
@@ -41,8 +43,9 @@ pub struct NewNode {
 pub struct NewFile<'a> {
     pub parent: Ino,
     pub name: &'a [u8],
-    /// Permission bits, the umask taken off.
     pub mode: u32,
+    /// As in [`NewNode`].
+    pub umask: u32,
     pub uid: u32,
     pub gid: u32,
     /// As for `open(2)`.
@@ -51,7 +54,7 @@ pub struct NewFile<'a> {
 
 impl NewFile<'_> {
     fn node(&self) -> NewNode {
-        NewNode { kind: Kind::File, mode: self.mode, uid: self.uid, gid: self.gid }
+        NewNode { kind: Kind::File, mode: self.mode, umask: self.umask, uid: self.uid, gid: self.gid }
     }
 
     fn refused(&self, errno: Errno) -> Errno {
@@ -76,16 +79,24 @@ impl Making {
         free(names, *parent, name, matches!(self.node.kind, Kind::Directory))?;
         let mut node = self.node.clone();
         owned_by_parent(directory(names, *parent)?, &mut node);
+        let lists = inherited_acl(names, *parent, &mut node);
+        let (ino, ctime) = (self.ino, self.time);
         let create = Change::Create {
             place: self.place.clone(),
-            ino: self.ino,
+            ino,
             kind: node.kind,
             mode: node.mode & 0o7777,
             uid: node.uid,
             gid: node.gid,
             time: self.time,
         };
-        Ok(Planned::under(vec![*parent], vec![create]))
+        let lists = lists.into_iter().map(|(name, list)| Change::SetXattr {
+            ino,
+            name: Bytes::from_static(name),
+            value: Some(list.bytes().into()),
+            ctime,
+        });
+        Ok(Planned::under(vec![*parent], [create].into_iter().chain(lists).collect()))
     }
 }
 
@@ -149,6 +160,23 @@ fn owned_by_parent(parent: &Inode, node: &mut NewNode) {
             node.mode |= S_ISGID;
         }
     }
+}
+
+/// The access control lists that a new inode takes over from its directory; its mode is what these allow of what was
+/// asked for, and without any what the umask leaves of it.
+fn inherited_acl(names: &Namespace, parent: Ino, node: &mut NewNode) -> Vec<(&'static [u8], Acl)> {
+    if matches!(node.kind, Kind::Symlink { .. }) {
+        return Vec::new();
+    }
+    let list = names.xattr(parent, acl::DEFAULT).and_then(|value| Acl::parse(value).ok().flatten());
+    let Some(list) = list else {
+        node.mode &= !node.umask;
+        return Vec::new();
+    };
+    node.mode &= !0o777 | list.mode();
+    let default = matches!(node.kind, Kind::Directory).then(|| (acl::DEFAULT, list.clone()));
+    let access = (!list.is_plain()).then_some((acl::ACCESS, list));
+    access.into_iter().chain(default).collect()
 }
 
 impl Volume {

@@ -58,6 +58,26 @@ fn as_user(id: u32, script: &str, dir: &Path) -> Option<i32> {
     run(Command::new("sh").args(["-c", script]).uid(id).gid(id).current_dir(dir), PATIENCE).code
 }
 
+/// A call, as this user and group and in no other group.
+fn called_as(id: u32, call: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static) -> std::io::Result<()> {
+    let mut command = Command::new("true");
+    command.uid(id).gid(id);
+    // SAFETY: between fork and exec there are system calls only.
+    unsafe { command.pre_exec(call) };
+    command.status().map(drop)
+}
+
+/// An access control list as the kernel takes it: of tag, permissions and id.
+fn access_list(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    let mut bytes = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        bytes.extend_from_slice(&tag.to_le_bytes());
+        bytes.extend_from_slice(&permissions.to_le_bytes());
+        bytes.extend_from_slice(&id.to_le_bytes());
+    }
+    bytes
+}
+
 fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().mode() & 0o7777
 }
@@ -424,6 +444,81 @@ fn attributes_of_every_kind_are_kept_and_cleared_as_they_should_be() {
     assert_eq!(numbers(&a), before);
     assert_eq!(numbers(&b), before);
     assert_eq!(tree::xattr(&b.join("attributed"), "trusted.one").unwrap(), tree::noise(8, 7));
+}
+
+#[test]
+fn access_control_lists_hold_on_every_machine_and_are_handed_down() {
+    const ACCESS: &str = "system.posix_acl_access";
+    const DEFAULT: &str = "system.posix_acl_default";
+    let (_cluster, a, b) = two_mounts();
+    let nobody = u32::MAX;
+    let list = |user: u16, mask: u16, other: u16| {
+        access_list(&[(1, 6, nobody), (2, user, 1000), (4, 4, nobody), (0x10, mask, nobody), (0x20, other, nobody)])
+    };
+    let reads = |id: u32, mount: &Path| as_user(id, "cat file", mount) == Some(0);
+    fs::write(a.join("file"), b"for some").unwrap();
+    set_mode(&a.join("file"), 0o600);
+    assert!(!reads(1000, &b) && !reads(1001, &b));
+    tree::set_xattr(&a.join("file"), ACCESS, &list(4, 4, 0));
+    assert_eq!(mode(&b.join("file")), 0o640, "the mask shows where the group's permissions do");
+    assert!(reads(1000, &b) && !reads(1001, &b));
+    assert!(reads(1000, &a) && !reads(1001, &a));
+    assert_ne!(as_user(1000, "echo >> file", &b), Some(0));
+    set_mode(&b.join("file"), 0o600);
+    assert_eq!(tree::xattr(&a.join("file"), ACCESS).unwrap(), list(4, 0, 0), "a chmod changes the mask");
+    assert!(!reads(1000, &a) && !reads(1001, &a));
+    tree::set_xattr(&b.join("file"), ACCESS, &list(6, 6, 0));
+    assert_eq!(as_user(1000, "echo >> file", &a), Some(0));
+    assert!(tree::xattrs(&a.join("file")).contains_key(ACCESS), "it is listed");
+    tree::remove_xattr(&a.join("file"), ACCESS).unwrap();
+    assert_eq!(refused(tree::xattr(&b.join("file"), ACCESS)), libc::ENODATA);
+    assert!(!reads(1000, &b));
+    let plain = access_list(&[(1, 7, nobody), (4, 5, nobody), (0x20, 1, nobody)]);
+    tree::set_xattr(&a.join("file"), ACCESS, &plain);
+    assert_eq!(mode(&b.join("file")), 0o751);
+    assert_eq!(refused(tree::xattr(&b.join("file"), ACCESS)), libc::ENODATA, "the mode says it all");
+    assert_eq!(refused(tree::try_set_xattr(&a.join("file"), DEFAULT, &list(4, 4, 0))), libc::EACCES);
+    let without_owner = access_list(&[(4, 5, nobody), (0x20, 1, nobody)]);
+    assert_eq!(refused(tree::try_set_xattr(&a.join("file"), ACCESS, &without_owner)), libc::EINVAL);
+
+    let dir = a.join("handed down");
+    fs::create_dir(&dir).unwrap();
+    set_mode(&dir, 0o777);
+    let down = |owner: u16, mask: u16, other: u16| {
+        access_list(&[(1, owner, nobody), (2, 7, 1000), (4, 5, nobody), (0x10, mask, nobody), (0x20, other, nobody)])
+    };
+    tree::set_xattr(&dir, DEFAULT, &down(7, 7, 5));
+    assert_eq!(mode(&b.join("handed down")), 0o777, "it says nothing of the directory itself");
+    let there = b.join("handed down");
+    let script = "umask 077; mkdir dir; touch dir/file; mkfifo dir/fifo; ln -s x dir/link";
+    assert_eq!(as_user(1001, script, &there), Some(0));
+    assert_eq!(["dir", "dir/file", "dir/fifo"].map(|name| mode(&dir.join(name))), [0o775, 0o664, 0o664], "no umask");
+    // No more than was asked for.
+    for (name, list) in [("dir", down(7, 7, 5)), ("dir/file", down(6, 6, 4)), ("dir/fifo", down(6, 6, 4))] {
+        assert_eq!(tree::xattr(&dir.join(name), ACCESS).unwrap(), list, "{name}");
+    }
+    assert_eq!(tree::xattr(&dir.join("dir"), DEFAULT).unwrap(), down(7, 7, 5));
+    assert_eq!(as_user(1000, "echo >> dir/file && touch dir/by-another", &there), Some(0));
+    assert_ne!(as_user(1002, "echo >> dir/file", &there), Some(0));
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o400).open(dir.join("private")).unwrap();
+    assert_eq!(mode(&there.join("private")), 0o400);
+    assert_ne!(as_user(1000, "cat private", &there), Some(0));
+    tree::remove_xattr(&dir, DEFAULT).unwrap();
+    assert_eq!(as_user(1001, "umask 077; touch later", &there), Some(0));
+    assert_eq!(mode(&dir.join("later")), 0o600);
+
+    // Who is not of the group cannot leave its right behind in a list.
+    let shared = dir.join("shared");
+    for (group, kept) in [(50, 0), (1000, libc::S_ISGID)] {
+        fs::write(&shared, b"x").unwrap();
+        std::os::unix::fs::chown(&shared, Some(1000), Some(group)).unwrap();
+        set_mode(&shared, 0o2750);
+        let (path, value) = (there.join("shared"), list(4, 4, 0));
+        called_as(1000, move || tree::try_set_xattr(&path, ACCESS, &value)).unwrap();
+        assert_eq!(mode(&shared), 0o640 | kept, "of group {group}");
+    }
+    let (path, value) = (there.join("shared"), list(4, 4, 0));
+    assert_eq!(refused(called_as(1001, move || tree::try_set_xattr(&path, ACCESS, &value))), libc::EPERM);
 }
 
 /// A page of memory, for what wants to be aligned.
