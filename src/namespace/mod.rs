@@ -5,6 +5,7 @@
 //! (`log`), so that an op that arrives late is put in its place: the newer ones are undone, and all are applied
 //! again. What every peer has is stable (`stability`) and leaves the log; `snapshot` is the rest.
 
+pub mod acl;
 mod apply;
 mod conflict;
 mod examine;

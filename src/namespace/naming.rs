@@ -3,6 +3,7 @@
 //! Whether a name is free, and what a rename replaces, is decided by whoever holds the leases, from the namespace as it
 //! is then: this peer, or for it the peer that is busy under them ([`crate::wire::LeaseMessage::Name`]).
 
+use super::acl::{self, Acl};
 use super::{Change, Entry, Inode, Kind, MOVES, NAME_BYTES, Name, Namespace, Place, Seen, TARGET_BYTES};
 use crate::id::Ino;
 use crate::time::WallTime;
@@ -21,8 +22,9 @@ pub struct Errno(pub i32);
 /// What a process wants done to names. `time` is what it is stamped with: its own machine's clock.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Naming {
-    /// A new inode, whose number its wisher has drawn. `mode`: permission bits, the umask taken off.
-    Make { place: Place, ino: Ino, kind: Kind, mode: u32, uid: u32, gid: u32, time: WallTime },
+    /// A new inode, whose number its wisher has drawn. `umask`: permission bits that are taken off, unless the directory
+    /// has a default access control list.
+    Make { place: Place, ino: Ino, kind: Kind, mode: u32, umask: u32, uid: u32, gid: u32, time: WallTime },
     /// One more name for an inode that is no directory.
     Link { place: Place, ino: Ino, time: WallTime },
     /// Takes a name from an inode that is no directory.
@@ -40,8 +42,8 @@ pub enum Naming {
 pub struct Decided {
     /// To be held, or it may be otherwise by now.
     pub leases: Vec<Ino>,
-    /// Nothing where all is as it should be already.
-    pub change: Option<Change>,
+    /// What is done to names comes first; nothing where all is as it should be already.
+    pub changes: Vec<Change>,
     /// What loses a name.
     pub gone: Option<Ino>,
 }
@@ -50,16 +52,25 @@ impl Naming {
     /// What it comes to, or the errno of its system call. Names must be of the right form.
     pub fn decide(&self, names: &Namespace) -> Result<Decided, Errno> {
         match self {
-            Naming::Make { place, ino, kind, mode, uid, gid, time } => {
+            Naming::Make { place, ino, kind, mode, umask, uid, gid, time } => {
                 let parent = free(names, place, *kind == Kind::Directory)?;
-                let (mut mode, mut gid) = (mode & 0o7777, *gid);
+                let (allowed, lists) = inherited(names, place.parent, kind, *umask);
+                let (mut mode, mut gid) = (mode & 0o7777 & allowed, *gid);
                 // A directory with the setgid bit hands its group down, and the bit to directories.
                 if parent.mode & S_ISGID != 0 {
                     gid = parent.gid;
                     mode |= if *kind == Kind::Directory { S_ISGID } else { 0 };
                 }
                 let (place, ino, kind, uid, time) = (place.clone(), *ino, kind.clone(), *uid, *time);
-                Ok(decided([place.parent], Change::Create { place, ino, kind, mode, uid, gid, time }, None))
+                let mut decided =
+                    decided([place.parent], Change::Create { place, ino, kind, mode, uid, gid, time }, None);
+                decided.changes.extend(lists.into_iter().map(|(name, list)| Change::SetXattr {
+                    ino,
+                    name: Bytes::from_static(name),
+                    value: Some(list.bytes().into()),
+                    ctime: time,
+                }));
+                Ok(decided)
             }
             Naming::Link { place, ino, time } => {
                 let inode = inode(names, *ino)?;
@@ -139,7 +150,21 @@ impl Naming {
 }
 
 fn decided(leases: impl Into<Vec<Ino>>, change: Change, gone: Option<Ino>) -> Decided {
-    Decided { leases: leases.into(), change: Some(change), gone }
+    Decided { leases: leases.into(), changes: vec![change], gone }
+}
+
+/// The access control lists that a new inode takes over from its directory, and the bits that these allow of what was
+/// asked for, or without any those that the umask leaves of it.
+fn inherited(names: &Namespace, parent: Ino, kind: &Kind, umask: u32) -> (u32, Vec<(&'static [u8], Acl)>) {
+    if matches!(kind, Kind::Symlink { .. }) {
+        return (!0, Vec::new());
+    }
+    let list = names.xattr(parent, acl::DEFAULT).and_then(|value| Acl::parse(value).ok().flatten());
+    let Some(list) = list else { return (!umask, Vec::new()) };
+    let mode = !0o777 | list.mode();
+    let default = matches!(kind, Kind::Directory).then(|| (acl::DEFAULT, list.clone()));
+    let access = (!list.is_plain()).then_some((acl::ACCESS, list));
+    (mode, access.into_iter().chain(default).collect())
 }
 
 /// The name, if it can be one.

@@ -200,7 +200,7 @@ impl Peer {
             answer(self, namespace, Named::Undone);
             return false;
         }
-        let Decided { leases, change, gone } = match naming.decide(namespace) {
+        let Decided { leases, mut changes, gone } = match naming.decide(namespace) {
             Ok(decided) => decided,
             Err(errno) => {
                 answer(self, namespace, Named::Refused(errno));
@@ -211,15 +211,16 @@ impl Peer {
             answer(self, namespace, Named::Undone);
             return false;
         }
-        let Some(change) = change else {
+        let Some(first) = changes.first_mut() else {
             answer(self, namespace, Named::Done { gone });
             return true;
         };
-        let change = Change::For { peer: from, wish, change: Wished(Box::new(change)) };
+        let change = Box::new(first.clone());
+        *first = Change::For { peer: from, wish, change: Wished(change) };
         let author = self.author();
-        let made = match namespace.check(author, now.wall, &change) {
-            Ok(()) => namespace.change(author, now.wall, vec![change]),
-            Err(_) => Default::default(),
+        let made = match changes.iter().all(|change| namespace.check(author, now.wall, change).is_ok()) {
+            true => namespace.change(author, now.wall, changes),
+            false => Default::default(),
         };
         if made.ops.is_empty() {
             answer(self, namespace, Named::Refused(Errno(libc::EINVAL)));

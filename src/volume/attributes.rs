@@ -27,6 +27,12 @@ pub struct AttributeChange {
     pub mtime: Option<TimeChange>,
 }
 
+impl AttributeChange {
+    fn chowns(&self) -> bool {
+        self.uid.is_some() || self.gid.is_some() || *self == AttributeChange::default()
+    }
+}
+
 /// What the share holds and could still hold, for `statfs`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Figures {
@@ -42,6 +48,15 @@ pub struct Figures {
 pub fn without_suid(mode: u32) -> u32 {
     let group_executes = mode & libc::S_IXGRP != 0;
     mode & !libc::S_ISUID & if group_executes { !libc::S_ISGID } else { !0 }
+}
+
+/// What gives a program rights of its own.
+const CAPABILITIES: &[u8] = b"security.capability";
+
+/// The change that takes a file's capabilities away, if it has any.
+pub(super) fn without_capabilities(names: &Namespace, ino: Ino, ctime: WallTime) -> Option<Change> {
+    names.xattr(ino, CAPABILITIES)?;
+    Some(Change::SetXattr { ino, name: bytes::Bytes::from_static(CAPABILITIES), value: None, ctime })
 }
 
 impl Volume {
@@ -70,7 +85,11 @@ impl Volume {
                 return Ok(Planned::default());
             }
             let set = SetAttributes { mode, uid: change.uid, gid: change.gid, atime, mtime, ctime: Some(now) };
-            Ok(Planned::under(vec![ino], vec![Change::SetAttributes { ino, set }]))
+            let capabilities = if change.chowns() { without_capabilities(names, ino, now) } else { None };
+            Ok(Planned::under(
+                vec![ino],
+                [Change::SetAttributes { ino, set }].into_iter().chain(capabilities).collect(),
+            ))
         };
         let seq = self.change(plan).await?;
         self.settle(seq).await?;
@@ -100,10 +119,9 @@ fn new_mode(inode: &Inode, change: &AttributeChange, caller: u32) -> Option<u32>
     if let Some(mode) = change.mode {
         return Some(mode & 0o7777);
     }
-    let chown = change.uid.is_some() || change.gid.is_some() || *change == AttributeChange::default();
     let truncated = change.size.is_some() && caller != 0;
     let cleared = without_suid(inode.mode);
-    let clears = (chown || truncated) && !matches!(inode.kind, Kind::Directory) && cleared != inode.mode;
+    let clears = (change.chowns() || truncated) && !matches!(inode.kind, Kind::Directory) && cleared != inode.mode;
     clears.then_some(cleared)
 }
 

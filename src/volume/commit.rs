@@ -44,6 +44,16 @@ struct Made {
 impl Volume {
     /// Stores and commits what is dirty in a file now. Bytes written meanwhile may stay for the next time.
     pub(super) async fn commit(&self, file: &Arc<FileState>) -> Result<(), Errno> {
+        self.commit_stored(file, false).await
+    }
+
+    /// Likewise, and the shards are durable before an op names them: the op may reach the disks at once, and the power
+    /// may fail everywhere the moment after. What it replaces is still there until then.
+    pub(super) async fn commit_durable(&self, file: &Arc<FileState>) -> Result<(), Errno> {
+        self.commit_stored(file, true).await
+    }
+
+    async fn commit_stored(&self, file: &Arc<FileState>, durable: bool) -> Result<(), Errno> {
         let _turn = file.turn.lock().await;
         loop {
             {
@@ -55,6 +65,9 @@ impl Volume {
             }
             self.gather(file).await;
             self.store_all(file).await?;
+            if durable {
+                self.sync_shards().await?;
+            }
             let mut made = Made::default();
             let changed = self.inner.control.change_under(&mut |namespace| {
                 made = Made::default();

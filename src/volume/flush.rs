@@ -27,11 +27,12 @@ impl Volume {
     /// As `flush`, and shards and ops on stable storage.
     pub async fn fsync(&self, handle: HandleId) -> Result<(), Errno> {
         let handle = self.handle(handle)?;
-        if let Err(errno) = self.commit(&handle.file).await {
+        if let Err(errno) = self.commit_durable(&handle.file).await {
             // It has been told to one who asked; a close may be that of a child of the program that wrote.
             handle.file.state.lock().error = None;
             return Err(errno);
         }
+        // What was committed before, or found stored by others.
         self.sync_shards().await?;
         self.settle_all(true).await
     }

@@ -27,8 +27,9 @@ const OVERTAKEN: usize = 8;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NewNode {
     pub kind: Kind,
-    /// Permission bits, the umask taken off.
     pub mode: u32,
+    /// Permission bits that are taken off, unless the directory says who may do what with that which is made in it.
+    pub umask: u32,
     pub uid: u32,
     pub gid: u32,
 }
@@ -38,8 +39,9 @@ pub struct NewNode {
 pub struct NewFile<'a> {
     pub parent: Ino,
     pub name: &'a [u8],
-    /// Permission bits, the umask taken off.
     pub mode: u32,
+    /// As in [`NewNode`].
+    pub umask: u32,
     pub uid: u32,
     pub gid: u32,
     /// As for `open(2)`.
@@ -48,7 +50,7 @@ pub struct NewFile<'a> {
 
 impl NewFile<'_> {
     fn node(&self) -> NewNode {
-        NewNode { kind: Kind::File, mode: self.mode, uid: self.uid, gid: self.gid }
+        NewNode { kind: Kind::File, mode: self.mode, umask: self.umask, uid: self.uid, gid: self.gid }
     }
 
     fn refused(&self, errno: Errno) -> Errno {
@@ -121,9 +123,9 @@ impl Volume {
 
     fn making(&self, parent: Ino, name: &[u8], node: NewNode) -> Result<(Ino, Naming), Errno> {
         let place = Place { parent, name: checked_name(name)? };
-        let NewNode { kind, mode, uid, gid } = node;
+        let NewNode { kind, mode, umask, uid, gid } = node;
         let (ino, time) = (Ino(self.control().new_number()), self.control().now());
-        Ok((ino, Naming::Make { place, ino, kind, mode, uid, gid, time }))
+        Ok((ino, Naming::Make { place, ino, kind, mode, umask, uid, gid, time }))
     }
 
     /// Gives an inode that is no directory one more name.
@@ -185,7 +187,7 @@ impl Volume {
         let seq = self.control().change_under(&mut |names: &Namespace| {
             let decided = naming.decide(names)?;
             gone = decided.gone;
-            self.permitted_under(names, Planned::under(decided.leases, decided.change.into_iter().collect()))
+            self.permitted_under(names, Planned::under(decided.leases, decided.changes))
         })?;
         Ok(Done { seq, gone })
     }

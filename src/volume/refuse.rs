@@ -47,7 +47,7 @@ mod tests {
     async fn share() -> (Share, Volume, Ino, Ino) {
         let share = Share::new(4);
         let volume = share.volume(0);
-        let node = |kind| NewNode { kind, mode: 0o755, uid: 0, gid: 0 };
+        let node = |kind| NewNode { kind, mode: 0o755, umask: 0, uid: 0, gid: 0 };
         let dir = volume.make(Ino::ROOT, b"strict", node(Kind::Directory)).await.unwrap().ino;
         let below = volume.make(dir, b"below", node(Kind::Directory)).await.unwrap().ino;
         share.change(0, vec![Change::SetPartition { ino: dir, mode: Some(Partition::Refuse) }]);
@@ -76,8 +76,8 @@ mod tests {
         volume.flush(file).await.unwrap();
         cut(&share, Fault::Dead);
         let ino = volume.lookup(below, b"file").unwrap().ino;
-        let node = NewNode { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0 };
-        let new = NewFile { parent: dir, name: b"new", mode: 0o644, uid: 0, gid: 0, flags: libc::O_RDWR };
+        let node = NewNode { kind: Kind::Directory, mode: 0o755, umask: 0, uid: 0, gid: 0 };
+        let new = NewFile { parent: dir, name: b"new", mode: 0o644, umask: 0, uid: 0, gid: 0, flags: libc::O_RDWR };
         let mode = AttributeChange { mode: Some(0o600), ..AttributeChange::default() };
         let size = AttributeChange { size: Some(1), ..AttributeChange::default() };
         assert_eq!(volume.make(below, b"new", node.clone()).await.map(|_| ()), Err(REFUSED));
@@ -119,7 +119,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_directory_below_may_keep_both_and_more_than_half_is_a_majority() {
         let (share, volume, _, below) = share().await;
-        let node = NewNode { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0 };
+        let node = NewNode { kind: Kind::Directory, mode: 0o755, umask: 0, uid: 0, gid: 0 };
         share.fault(share.peers()[3], Fault::Dead);
         volume.make(below, b"three of four", node.clone()).await.unwrap();
         cut(&share, Fault::Dead);

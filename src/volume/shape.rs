@@ -26,6 +26,7 @@ impl Volume {
     }
 
     async fn truncate_now(&self, file: &Arc<FileState>, size: u64) -> Result<(), Errno> {
+        self.clear_privileges(file, false).await?;
         {
             let _pin = self.pin(file.ino).await?;
             self.change_content(file, |state, _| state.resize(size))?;

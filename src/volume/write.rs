@@ -1,12 +1,13 @@
 //! Writing: into the overlay, within the budget for dirty bytes; and from there to the shards, block by block,
 //! while the file is still being written.
 
+use super::attributes::{without_capabilities, without_suid};
 use super::dirty::{CHUNK, Job, Progress, Reserved, Run};
 use super::handle::{FileContent, FileState};
 use super::ports::{Errno, Planned};
 use super::{HandleId, MAX_FILE_BYTES, Volume};
 use crate::id::BlockName;
-use crate::namespace::{Change, NewBlock, SetAttributes};
+use crate::namespace::{Change, Namespace, NewBlock, SetAttributes};
 use crate::policy::{Geometry, Policy};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -35,9 +36,7 @@ impl Volume {
         if let Some(errno) = file.state.lock().error.take() {
             return Err(errno);
         }
-        if kill_suid {
-            self.clear_suid(file).await?;
-        }
+        self.clear_privileges(file, kill_suid).await?;
         let part = (CHUNK as usize).min(self.inner.settings.dirty_bytes as usize / 2).max(1);
         let mut done = 0;
         while done < data.len() {
@@ -78,23 +77,32 @@ impl Volume {
         Ok(len)
     }
 
-    /// Takes setuid and setgid away at once, so that bits set after this write stay.
-    async fn clear_suid(&self, file: &FileState) -> Result<(), Errno> {
-        let ino = file.ino;
-        let kept = |mode: u32| {
-            let group = if mode & 0o010 != 0 { 0o2000 } else { 0 };
-            mode & !(0o4000 | group)
+    /// Takes away what lets a program do more than its user may: file capabilities, and with `suid` setuid and setgid.
+    /// At once, so that what is set after this change of the content stays.
+    pub(super) async fn clear_privileges(&self, file: &FileState, suid: bool) -> Result<(), Errno> {
+        let (ino, ctime) = (file.ino, self.inner.control.now());
+        let changes = |namespace: &Namespace| {
+            let inode = namespace.inode(ino).ok_or(Errno(libc::ESTALE))?;
+            let mut changes = Vec::new();
+            let mode = without_suid(inode.mode);
+            if suid && mode != inode.mode {
+                let set = SetAttributes { mode: Some(mode), ..SetAttributes::default() };
+                changes.push(Change::SetAttributes { ino, set });
+            }
+            changes.extend(without_capabilities(namespace, ino, ctime));
+            Ok(changes)
         };
-        let set = self.inner.control.namespace().inode(ino).is_some_and(|inode| kept(inode.mode) != inode.mode);
-        if set {
-            self.change(|namespace| {
-                let inode = namespace.inode(ino).ok_or(Errno(libc::ESTALE))?;
-                let set = SetAttributes { mode: Some(kept(inode.mode)), ..SetAttributes::default() };
-                Ok(Planned::under(vec![ino], vec![Change::SetAttributes { ino, set }]))
-            })
-            .await?;
+        let clears = !changes(&self.inner.control.namespace())?.is_empty();
+        if clears {
+            self.change(|namespace| Ok(Planned::under(vec![ino], changes(namespace)?))).await?;
         }
         Ok(())
+    }
+
+    /// As before a write by somebody who may not leave setuid and setgid (`suid`): for what changes content otherwise.
+    pub async fn before_change(&self, handle: HandleId, suid: bool) -> Result<(), Errno> {
+        let handle = self.handle(handle)?;
+        if handle.flags.write { self.clear_privileges(&handle.file, suid).await } else { Ok(()) }
     }
 
     /// Room in the budget for so many dirty bytes; waits for it.

@@ -4,7 +4,8 @@ use super::Volume;
 use super::names::inode;
 use super::ports::{Errno, Planned};
 use crate::id::Ino;
-use crate::namespace::{Change, Inode, Kind, NAME_BYTES, Namespace, XATTR_BYTES};
+use crate::namespace::acl::{self, Acl};
+use crate::namespace::{Change, Inode, Kind, NAME_BYTES, Namespace, SetAttributes, XATTR_BYTES};
 use crate::policy::Policy;
 use bytes::Bytes;
 
@@ -27,6 +28,7 @@ fn allowed(inode: &Inode, name: &[u8], refusal: i32) -> Result<(), Errno> {
     match name.split(|byte| *byte == b'.').next() {
         Some(b"user") if !plain => Err(Errno(refusal)),
         Some(b"user" | b"trusted" | b"security") => Ok(()),
+        _ if acl::is_acl(name) && !matches!(inode.kind, Kind::Symlink { .. }) => Ok(()),
         _ => Err(Errno(libc::EOPNOTSUPP)),
     }
 }
@@ -35,11 +37,16 @@ impl Volume {
     /// The value of an attribute.
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Bytes, Errno> {
         let names = self.control().namespace();
-        allowed(inode(&names, ino)?, name, libc::ENODATA)?;
+        let inode = inode(&names, ino)?;
+        allowed(inode, name, libc::ENODATA)?;
         if name == POLICY_XATTR {
             return Ok(Bytes::from(names.policy(ino).to_string()));
         }
-        names.xattr(ino, name).cloned().ok_or(Errno(libc::ENODATA))
+        let value = names.xattr(ino, name).cloned().ok_or(Errno(libc::ENODATA))?;
+        match Acl::parse(&value) {
+            Ok(Some(list)) if name == acl::ACCESS => Ok(list.with_mode(inode.mode).bytes().into()),
+            _ => Ok(value),
+        }
     }
 
     /// The names of all attributes, a NUL after each.
@@ -63,6 +70,9 @@ impl Volume {
         if flags & !(libc::XATTR_CREATE | libc::XATTR_REPLACE) != 0 || (create && replace) {
             return Err(Errno(libc::EINVAL));
         }
+        if acl::is_acl(name) {
+            return self.set_acl(ino, name, value, true).await;
+        }
         if name == POLICY_XATTR {
             return self.set_policy(ino, parsed_policy(value)?, |own| exists(own.is_some(), create, replace)).await;
         }
@@ -79,8 +89,43 @@ impl Volume {
         self.settle(seq).await
     }
 
+    /// Sets an access control list, or takes it away; with the access list goes the mode. `outsider`: the caller is
+    /// neither root nor in the file's group, so setgid goes.
+    pub async fn set_acl(&self, ino: Ino, name: &[u8], value: &[u8], outsider: bool) -> Result<(), Errno> {
+        let list = if value.is_empty() { None } else { Acl::parse(value)? };
+        let (name, ctime) = (Bytes::copy_from_slice(name), self.control().now());
+        let plan = |names: &Namespace| {
+            let inode = inode(names, ino)?;
+            allowed(inode, &name, libc::EPERM)?;
+            let access = name == acl::ACCESS;
+            if !access && !matches!(inode.kind, Kind::Directory) {
+                return if list.is_some() { Err(Errno(libc::EACCES)) } else { Ok(Planned::default()) };
+            }
+            let mut changes = Vec::new();
+            if let Some(list) = list.as_ref().filter(|_| access) {
+                let kept = if outsider { 0o5000 } else { 0o7000 };
+                let mode = Some(inode.mode & kept | list.mode());
+                changes.push(Change::SetAttributes { ino, set: SetAttributes { mode, ..SetAttributes::default() } });
+            }
+            // One that says no more than the mode is not kept.
+            let value = list.as_ref().filter(|list| !access || !list.is_plain()).map(|list| Bytes::from(list.bytes()));
+            match &value {
+                Some(value) => room(names, ino, &name, value)?,
+                None if names.xattr(ino, &name).is_none() => return Ok(Planned::under(vec![ino], changes)),
+                None => {}
+            }
+            changes.push(Change::SetXattr { ino, name: name.clone(), value, ctime });
+            Ok(Planned::under(vec![ino], changes))
+        };
+        let seq = self.change(plan).await?;
+        self.settle(seq).await
+    }
+
     /// Removes an attribute.
     pub async fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<(), Errno> {
+        if acl::is_acl(name) {
+            return self.set_acl(ino, name, b"", false).await;
+        }
         if name == POLICY_XATTR {
             return self.set_policy(ino, None, |own| own.map(|_| ()).ok_or(Errno(libc::ENODATA))).await;
         }

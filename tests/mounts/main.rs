@@ -4,14 +4,17 @@
 mod clocks;
 mod coherence;
 mod commands;
+mod crash;
 mod groups;
 mod harness;
 mod healing;
 mod joining;
 mod latency;
 mod looking_after;
+mod model;
 mod namespaces;
 mod offline;
+mod operations;
 mod partitions;
 mod promises;
 mod refusals;

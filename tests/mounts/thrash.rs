@@ -6,7 +6,7 @@
 
 mod files;
 
-use crate::harness::{Cluster, memory_kib};
+use crate::harness::{Cluster, any_seed, memory_kib, setting};
 use files::{Files, Hands};
 use serde_json::Value;
 use shoal::sim::chance::Chance;
@@ -77,18 +77,10 @@ struct Thrasher {
     done: BTreeMap<&'static str, usize>,
 }
 
-fn setting(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
-}
-
 #[test]
 fn a_share_that_is_thrashed_is_well_again_and_has_lost_nothing() {
     let time = Duration::from_secs(setting("SHOAL_THRASH_SECONDS").unwrap_or(60));
-    let seed = setting("SHOAL_THRASH_SEED").unwrap_or_else(|| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        now.subsec_nanos().into()
-    });
+    let seed = setting("SHOAL_THRASH_SEED").unwrap_or_else(any_seed);
     println!("thrashing for {time:?} from seed {seed}");
     let mut thrasher = Thrasher::new(seed, time);
     let files = Arc::new(Files::new(DIRECTORIES.map(|(name, _)| name).to_vec()));

@@ -6,7 +6,7 @@ use super::{machine, snapshot};
 use crate::config::Config;
 use crate::id::{Author, Ino, PeerKey, PeerTag, ShareId};
 use crate::io::quic::{self, Identity};
-use crate::io::store::{Home, HomePaths, OpLog, StoreError};
+use crate::io::store::{Home, HomePaths, OpLog, StoreError, write_whole};
 use crate::namespace::{Change, Namespace, PeerRecord, SetAttributes};
 use crate::policy::Policy;
 use crate::time::WallTime;
@@ -196,7 +196,7 @@ fn prepare_config(home: &Path, listen: Option<SocketAddr>, name: Option<String>)
         .mode(0o700)
         .create(home)
         .with_context(|| format!("cannot make {}", home.display()))?;
-    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    write_whole(&path, text.as_bytes(), 0o600).with_context(|| format!("cannot write {}", path.display()))?;
     // What was chosen is checked as anything in the file is; a wrong choice must not stay in it.
     Config::load(&path)
         .inspect_err(|_| {

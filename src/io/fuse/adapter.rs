@@ -1,5 +1,6 @@
 //! The kernel's requests, each answered at once from memory or by a task. The kernel's types end here.
 
+use super::caller;
 use super::convert::{errno, file_attr, file_type, lock, lock_type, stale, time_change};
 use super::invalidate::Invalidator;
 use super::mount::MAX_REQUEST_BYTES;
@@ -30,7 +31,7 @@ use std::time::{Duration, SystemTime};
 /// times and not see other machines' changes), and what fuser 0.18 cannot answer (`SETXATTR_EXT`, `ALLOW_IDMAP`,
 /// `SECURITY_CTX`, `CREATE_SUPP_GROUP`). Nor truncation by opening (`ATOMIC_O_TRUNC`): the kernel would empty a program
 /// that is running before it notices that it must not.
-const CAPABILITIES: [InitFlags; 12] = [
+const CAPABILITIES: [InitFlags; 14] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_POSIX_LOCKS,
     InitFlags::FUSE_FLOCK_LOCKS,
@@ -43,6 +44,8 @@ const CAPABILITIES: [InitFlags; 12] = [
     InitFlags::FUSE_MAX_PAGES,
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_DONT_MASK,
 ];
 
 /// Requests the kernel may have in the background at once: read-ahead and direct I/O.
@@ -108,6 +111,7 @@ impl Filesystem for Adapter {
         let _ = config.set_max_background(MAX_BACKGROUND);
         if let Some(inner) = Arc::get_mut(&mut self.inner) {
             inner.direct_append = config.capabilities().contains(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
+            inner.acls = config.capabilities().contains(InitFlags::FUSE_POSIX_ACL);
         }
         Ok(())
     }
@@ -171,7 +175,7 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
@@ -181,18 +185,19 @@ impl Filesystem for Adapter {
             format @ (libc::S_IFIFO | libc::S_IFSOCK) => Kind::Special { format, device: 0 },
             _ => return reply.error(fuser::Errno::EINVAL),
         };
-        let node = NewNode { kind, mode: mode & 0o7777, uid: request.uid(), gid: request.gid() };
+        let node = NewNode { kind, mode: mode & 0o7777, umask, uid: request.uid(), gid: request.gid() };
         self.make(parent, name, node, reply);
     }
 
-    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
-        let node = NewNode { kind: Kind::Directory, mode: mode & 0o7777, uid: request.uid(), gid: request.gid() };
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let node =
+            NewNode { kind: Kind::Directory, mode: mode & 0o7777, umask, uid: request.uid(), gid: request.gid() };
         self.make(parent, name, node, reply);
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let kind = Kind::Symlink { target: Bytes::copy_from_slice(target.as_os_str().as_bytes()) };
-        self.make(parent, name, NewNode { kind, mode: 0o777, uid: request.uid(), gid: request.gid() }, reply);
+        self.make(parent, name, NewNode { kind, mode: 0o777, umask: 0, uid: request.uid(), gid: request.gid() }, reply);
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -240,20 +245,20 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
         guarded("create", || {
             let (parent, mode, uid, gid) = (ino(parent), mode & 0o7777, request.uid(), request.gid());
-            let new = NewFile { parent, name: name.as_bytes(), mode, uid, gid, flags };
+            let new = NewFile { parent, name: name.as_bytes(), mode, umask, uid, gid, flags };
             match self.inner.volume.create_now(new) {
                 Ok(created) => self.inner.created(reply, created, flags),
                 Err(Refusal::Errno(error)) => reply.error(errno(error)),
                 Err(Refusal::OutOfTouch | Refusal::Elsewhere(_)) => {
                     let name = Bytes::copy_from_slice(name.as_bytes());
                     self.spawn(|inner| async move {
-                        let new = NewFile { parent, name: &name, mode, uid, gid, flags };
+                        let new = NewFile { parent, name: &name, mode, umask, uid, gid, flags };
                         answer!(reply, inner.volume.create(new).await, created => inner.created(reply, created, flags));
                     });
                 }
@@ -418,7 +423,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         number: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -427,14 +432,28 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (name, value) = (Bytes::copy_from_slice(name.as_bytes()), Bytes::copy_from_slice(value));
+        let (number, uid, gid, thread) = (ino(number), request.uid(), request.gid(), request.pid());
         self.spawn(|inner| async move {
-            answer!(reply, inner.volume.set_xattr(ino(number), &name, &value, flags).await.map_err(stale), () => reply.ok());
+            let set = match inner.acl(&name) {
+                Ok(true) => {
+                    let outsider = uid != 0
+                        && inner
+                            .volume
+                            .attributes(number)
+                            .is_ok_and(|of| of.gid != gid && !caller::is_in_group(thread, of.gid));
+                    inner.volume.set_acl(number, &name, &value, outsider).await
+                }
+                Ok(false) => inner.volume.set_xattr(number, &name, &value, flags).await,
+                Err(error) => Err(error),
+            };
+            answer!(reply, set.map_err(stale), () => reply.ok());
         });
     }
 
     fn getxattr(&self, _request: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         guarded("getxattr", || {
-            let value = self.inner.volume.xattr(ino(number), name.as_bytes()).map_err(stale);
+            let value = self.inner.acl(name.as_bytes());
+            let value = value.and_then(|_| self.inner.volume.xattr(ino(number), name.as_bytes())).map_err(stale);
             answer!(reply, value, value => sized(reply, size, &value));
         });
     }
@@ -448,7 +467,11 @@ impl Filesystem for Adapter {
     fn removexattr(&self, _request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = Bytes::copy_from_slice(name.as_bytes());
         self.spawn(|inner| async move {
-            answer!(reply, inner.volume.remove_xattr(ino(number), &name).await.map_err(stale), () => reply.ok());
+            let removed = match inner.acl(&name) {
+                Ok(_) => inner.volume.remove_xattr(ino(number), &name).await,
+                Err(error) => Err(error),
+            };
+            answer!(reply, removed.map_err(stale), () => reply.ok());
         });
     }
 
@@ -506,7 +529,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         _number: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -514,8 +537,13 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let suid = request.uid() != 0;
         self.spawn(|inner| async move {
-            answer!(reply, inner.volume.allocate(handle(fh), offset, length, mode).await, () => reply.ok());
+            let allocated = match inner.volume.before_change(handle(fh), suid).await {
+                Ok(()) => inner.volume.allocate(handle(fh), offset, length, mode).await,
+                Err(error) => Err(error),
+            };
+            answer!(reply, allocated, () => reply.ok());
         });
     }
 
@@ -527,7 +555,7 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         _from: INodeNo,
         from_fh: FileHandle,
         from_offset: u64,
@@ -538,9 +566,13 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let len = len.min(MAX_COPY);
+        let (len, suid) = (len.min(MAX_COPY), request.uid() != 0);
         self.spawn(|inner| async move {
-            let copied = inner.volume.copy_range(handle(from_fh), from_offset, handle(to_fh), to_offset, len).await;
+            let (from, to) = (handle(from_fh), handle(to_fh));
+            let copied = match inner.volume.before_change(to, suid).await {
+                Ok(()) => inner.volume.copy_range(from, from_offset, to, to_offset, len).await,
+                Err(error) => Err(error),
+            };
             answer!(reply, copied, bytes => reply.written(u32::try_from(bytes).unwrap_or(u32::MAX)));
         });
     }

@@ -4,7 +4,7 @@ use super::caller;
 use super::convert::{file_attr, stale};
 use super::invalidate::Invalidator;
 use crate::id::Ino;
-use crate::namespace::{Lock, LockRequest};
+use crate::namespace::{Lock, LockRequest, acl};
 use crate::volume::directory::Directory;
 use crate::volume::ports::Errno;
 use crate::volume::{Attributes, HandleId, OpenFlags, Volume};
@@ -35,6 +35,8 @@ pub(super) struct Serving {
     appending: Mutex<BTreeSet<HandleId>>,
     /// The kernel reads and writes past its cache where asked to, and still maps such files.
     pub direct_append: bool,
+    /// The kernel checks access by access control lists.
+    pub acls: bool,
 }
 
 /// Sends what came of a request: the value as `$done` says, or the error.
@@ -58,6 +60,7 @@ impl Serving {
             last_directory: AtomicU64::new(0),
             appending: Mutex::default(),
             direct_append: false,
+            acls: false,
         }
     }
 
@@ -67,6 +70,14 @@ impl Serving {
 
     pub fn attr(&self, reply: ReplyAttr, found: Result<Attributes, Errno>) {
         answer!(reply, found.map_err(stale), attributes => reply.attr(&self.cache_for, &file_attr(&attributes)))
+    }
+
+    /// Whether an attribute is an access control list; an error where the kernel would not go by it.
+    pub fn acl(&self, name: &[u8]) -> Result<bool, Errno> {
+        match acl::is_acl(name) {
+            true if !self.acls => Err(Errno(libc::EOPNOTSUPP)),
+            is_acl => Ok(is_acl),
+        }
     }
 
     pub fn directory(&self, fh: FileHandle) -> Result<Arc<Directory>, Errno> {

@@ -111,6 +111,11 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// Makes the name of a file or directory durable.
+pub(super) fn sync_name(path: &Path) -> io::Result<()> {
+    sync_directory(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
 /// Writes a whole small file so that after a crash it is there entirely or not at all. Durable on return.
 pub fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
@@ -118,5 +123,5 @@ pub fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
-    sync_directory(path.parent().unwrap_or(Path::new("/")))
+    sync_name(path)
 }

@@ -4,6 +4,7 @@
 //! transactions at a time. redb keeps a checksum of every page, and all of them are checked when it is opened.
 
 use super::error::StoreError;
+use super::sys;
 use crate::namespace::{Key, Record};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
@@ -45,6 +46,8 @@ impl TreeFile {
             let opened = Database::builder().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).create(path);
             opened.map_err(|error| redb_error(path, error.into()))
         })?;
+        // What is saved in it is of no use under a name that is not durable.
+        sys::sync_name(path).map_err(StoreError::io("create", path))?;
         Ok(TreeFile { path: path.to_owned(), database })
     }
 
@@ -100,8 +103,7 @@ impl TreeFile {
     pub fn replace(&mut self, path: &Path) -> Result<(), StoreError> {
         std::fs::rename(&self.path, path).map_err(StoreError::io("replace", path))?;
         self.path = path.to_owned();
-        let directory = path.parent().unwrap_or(path);
-        super::sys::sync_directory(directory).map_err(StoreError::io("write", directory))
+        sys::sync_name(path).map_err(StoreError::io("replace", path))
     }
 
     fn encode<T: Serialize>(&self, value: &T) -> Result<Vec<u8>, StoreError> {

@@ -13,7 +13,7 @@ impl World {
         let tag = self.machines[index].tag;
         let place = Place { parent: ROOT, name: Bytes::copy_from_slice(name.as_bytes()) };
         let ino = Ino::new(tag, 1000 + id);
-        let naming = Naming::Make { place, ino, kind: Kind::File, mode: 0o644, uid: 0, gid: 0, time };
+        let naming = Naming::Make { place, ino, kind: Kind::File, mode: 0o644, umask: 0, uid: 0, gid: 0, time };
         let need = Need::Naming { wish: id, naming, leases: BTreeSet::from([ROOT]) };
         self.handle(index, Event::Need { id, need });
         ino

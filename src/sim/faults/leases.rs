@@ -111,7 +111,7 @@ impl World<'_> {
         self.leases.files += 1;
         let place = Place { parent: Ino::ROOT, name: Bytes::from(format!("under-a-lease-{}", self.leases.files)) };
         let ino = Ino::new(self.machines[n].tag, self.machines[n].number());
-        Naming::Make { place, ino, kind: Kind::File, mode: 0o644, uid: 0, gid: 0, time: self.wall() }
+        Naming::Make { place, ino, kind: Kind::File, mode: 0o644, umask: 0, uid: 0, gid: 0, time: self.wall() }
     }
 
     /// What was to be done under a lease has been, by its holder, for a machine that sees it: nobody else asked for it.
@@ -187,7 +187,7 @@ impl World<'_> {
         self.check_lease(n, lease);
         let naming = naming.unwrap_or_else(|| self.new_file(n));
         let changes = match naming.decide(&self.machines[n].namespace) {
-            Ok(decided) => decided.change.into_iter().collect(),
+            Ok(decided) => decided.changes,
             Err(errno) => {
                 let tag = self.machines[n].tag;
                 return self.violation(format!("{tag} finds done what it wished to do, {naming:?}: {}", errno.0));

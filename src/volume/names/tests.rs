@@ -1,6 +1,7 @@
 //! Names, attributes, extended attributes and directories of a share of one machine.
 
 use super::*;
+use crate::namespace::acl;
 use crate::policy::Policy;
 use crate::time::WallTime;
 use crate::volume::attributes::{AttributeChange, TimeChange};
@@ -14,7 +15,7 @@ fn volume() -> Volume {
 }
 
 fn node(kind: Kind) -> NewNode {
-    NewNode { kind, mode: 0o755, uid: 10, gid: 20 }
+    NewNode { kind, mode: 0o755, umask: 0, uid: 10, gid: 20 }
 }
 
 async fn dir(volume: &Volume, parent: Ino, name: &str) -> Ino {
@@ -27,7 +28,7 @@ async fn file(volume: &Volume, parent: Ino, name: &str) -> Ino {
 
 /// A file `f` in the root, opened with these flags.
 fn new(flags: i32) -> NewFile<'static> {
-    NewFile { parent: ROOT, name: b"f", mode: 0o640, uid: 1, gid: 2, flags }
+    NewFile { parent: ROOT, name: b"f", mode: 0o640, umask: 0, uid: 1, gid: 2, flags }
 }
 
 fn names(volume: &Volume, dir: Ino) -> Vec<String> {
@@ -227,10 +228,60 @@ async fn extended_attributes_follow_their_flags() {
     v.remove_xattr(f, b"user.a").await.unwrap();
     assert_eq!(error(v.remove_xattr(f, b"user.a").await), libc::ENODATA);
     assert_eq!(error(v.set_xattr(f, b"user.a", &[0; 65_537], 0).await), libc::E2BIG);
-    assert_eq!(error(v.set_xattr(f, b"system.posix_acl_access", b"", 0).await), libc::EOPNOTSUPP);
+    assert_eq!(error(v.set_xattr(f, b"system.other", b"", 0).await), libc::EOPNOTSUPP);
     let link = v.make(ROOT, b"l", node(Kind::Symlink { target: b"f"[..].into() })).await.unwrap().ino;
     assert_eq!(error(v.set_xattr(link, b"user.a", b"1", 0).await), libc::EPERM);
+    assert_eq!(error(v.set_acl(link, acl::ACCESS, b"", true).await), libc::EOPNOTSUPP);
     assert_eq!(v.read_link(link).unwrap(), b"f"[..]);
+}
+
+/// For owner, user 1000, group, mask and others, as the kernel has it.
+fn list([owner, user, group, mask, other]: [u8; 5]) -> Vec<u8> {
+    let entry = |tag: u8, permissions: u8, id: u32| [&[tag, 0, permissions, 0], &id.to_le_bytes()[..]].concat();
+    let none = u32::MAX;
+    let entries = [
+        entry(1, owner, none),
+        entry(2, user, 1000),
+        entry(4, group, none),
+        entry(16, mask, none),
+        entry(32, other, none),
+    ];
+    [&[2, 0, 0, 0], &entries.concat()[..]].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn access_control_lists_and_modes_say_the_same_and_are_handed_down() {
+    let v = volume();
+    let mode = |ino| v.attributes(ino).unwrap().mode;
+    let f = file(&v, ROOT, "f").await;
+    let chmod = |mode| AttributeChange { mode: Some(mode), ..Default::default() };
+    v.set_attributes(f, chmod(0o2751), 0).await.unwrap();
+    v.set_acl(f, acl::ACCESS, &list([6, 7, 4, 5, 0]), false).await.unwrap();
+    assert_eq!(mode(f), 0o2650, "the group's bits are the mask, and setgid stays");
+    v.set_attributes(f, chmod(0o2714), 0).await.unwrap();
+    assert_eq!(v.xattr(f, acl::ACCESS).unwrap(), list([7, 7, 4, 1, 4]));
+    v.set_acl(f, acl::ACCESS, &list([6, 7, 4, 5, 0]), true).await.unwrap();
+    assert_eq!(mode(f), 0o650, "who is not of the group leaves no setgid");
+    v.set_acl(f, acl::ACCESS, b"", true).await.unwrap();
+    assert_eq!(error(v.xattr(f, acl::ACCESS)), libc::ENODATA);
+    v.set_acl(f, acl::ACCESS, b"", true).await.unwrap();
+    assert_eq!(error(v.set_acl(f, acl::DEFAULT, &list([7; 5]), true).await), libc::EACCES);
+    assert_eq!(error(v.set_acl(f, acl::ACCESS, b"xyz", true).await), libc::EINVAL);
+
+    let d = dir(&v, ROOT, "d").await;
+    v.set_acl(d, acl::DEFAULT, &list([7, 7, 5, 7, 1]), false).await.unwrap();
+    let asked = |kind| NewNode { mode: 0o666, umask: 0o077, ..node(kind) };
+    let below = v.make(d, b"below", asked(Kind::Directory)).await.unwrap();
+    assert_eq!(below.mode, 0o660, "what was asked for and is allowed, whatever the umask");
+    assert_eq!(v.xattr(below.ino, acl::ACCESS).unwrap(), list([6, 7, 5, 6, 0]));
+    assert_eq!(v.xattr(below.ino, acl::DEFAULT).unwrap(), list([7, 7, 5, 7, 1]));
+    let fifo = v.make(below.ino, b"fifo", asked(Kind::Special { format: libc::S_IFIFO, device: 0 })).await.unwrap();
+    assert_eq!(v.xattr(fifo.ino, acl::ACCESS).unwrap(), list([6, 7, 5, 6, 0]));
+    assert_eq!(error(v.xattr(fifo.ino, acl::DEFAULT)), libc::ENODATA);
+    let link = v.make(d, b"link", asked(Kind::Symlink { target: b"x"[..].into() })).await.unwrap();
+    assert_eq!(v.xattrs(link.ino).unwrap(), b"");
+    v.set_acl(d, acl::DEFAULT, b"", false).await.unwrap();
+    assert_eq!(v.make(d, b"later", asked(Kind::File)).await.unwrap().mode, 0o600);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -193,6 +193,31 @@ fn a_flush_waits_for_its_ops_and_fsync_makes_every_holder_durable() {
 }
 
 #[test]
+fn what_is_synced_is_durable_before_an_op_names_it() {
+    run(async {
+        let share = Share::new(3);
+        let volume = share.volume(0);
+        let ino = share.create(0, "file", policy("replicate:3"));
+        store(&volume, ino, &noise(1, MIB)).await.unwrap();
+        let content = || share.namespace().inode(ino).unwrap().content;
+        let before = content();
+        let handle = volume.open(ino, RW).await.unwrap().handle;
+        write(&volume, handle, 0, &noise(2, MIB)).await.unwrap();
+        while volume.dirty_bytes() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // The shards are put; making them durable takes a while.
+        share.peers().into_iter().for_each(|peer| share.fault(peer, Fault::Slow(Duration::from_secs(1))));
+        let soon = tokio::time::timeout(Duration::from_millis(500), volume.fsync(handle)).await;
+        assert!(soon.is_err(), "the disks are at work");
+        assert_eq!(content(), before, "an op that a disk may have kept names what no disk has");
+        volume.fsync(handle).await.unwrap();
+        assert_ne!(content(), before);
+        volume.release(handle).await;
+    });
+}
+
+#[test]
 fn old_dirty_content_is_committed_without_being_asked() {
     run(async {
         let share = Share::new(3);

@@ -3,15 +3,18 @@
 //! Where a mount or a network namespace is impossible the tests fail and say why; nothing is skipped.
 
 mod command;
+mod disk;
 mod leftovers;
 mod network;
 pub mod tree;
 
 pub use command::{PATIENCE, Ran, ends_within, run, tool};
+use disk::Disk;
 use leftovers::kill;
 pub use leftovers::mounts_under;
 use network::Network;
 use serde_json::Value;
+use shoal::sim::chance::Chance;
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt;
@@ -42,6 +45,18 @@ pub fn full_size() -> bool {
     std::env::var_os("SHOAL_TEST_FULL").is_some_and(|v| v == "1")
 }
 
+/// A number from the environment.
+pub fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+/// Another seed each time; who uses it prints it.
+pub fn any_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    now.subsec_nanos().into()
+}
+
 /// One machine: a home, a mountpoint, and while it runs a process.
 struct Machine {
     home: PathBuf,
@@ -49,6 +64,8 @@ struct Machine {
     listen: String,
     process: Option<Child>,
     mounted: bool,
+    /// That its home lies on, if it has one of its own.
+    disk: Option<Disk>,
 }
 
 /// Some machines that may form a share.
@@ -109,7 +126,7 @@ impl Cluster {
             };
             let (home, mountpoint) = (dir.join(format!("h{i}")), dir.join(format!("m{i}")));
             std::fs::create_dir_all(&mountpoint).unwrap();
-            cluster.machines.push(Machine { home, mountpoint, listen, process: None, mounted: false });
+            cluster.machines.push(Machine { home, mountpoint, listen, process: None, mounted: false, disk: None });
         }
         cluster
     }
@@ -252,6 +269,7 @@ impl Cluster {
         use std::io::Write;
         let mut config = std::fs::OpenOptions::new().append(true).open(self.home(i).join("config.toml")).unwrap();
         writeln!(config, "{line}").unwrap();
+        config.sync_all().unwrap();
     }
 
     /// A directory outside every mount, for sources.
@@ -378,6 +396,22 @@ impl Cluster {
         std::fs::write(home.join("config.toml"), "reserve_percent = 1\nreserve_bytes = '1 MiB'\n").unwrap();
     }
 
+    /// Gives machine `i`, which has no home yet, a disk of its own whose power can be cut.
+    pub fn forgetful_disk(&mut self, i: usize) {
+        let home = self.home(i);
+        std::fs::create_dir_all(&home).unwrap();
+        self.machines[i].disk = Some(Disk::mount(&home));
+    }
+
+    /// Cuts the power of several machines at the same moment: each starts from what its disk kept, on another boot.
+    pub fn cut_power(&mut self, machines: &[usize], chance: &mut Chance) {
+        self.kill_all(machines);
+        for i in machines {
+            self.machines[*i].disk.as_ref().expect("only a forgetful disk's power can be cut").cut(chance);
+            std::fs::write(self.home(*i).join("lock"), "1 the boot before\n").unwrap();
+        }
+    }
+
     /// Kills machine `i` if it runs, and starts it as it was: mounted if it was mounted.
     #[track_caller]
     pub fn restart(&mut self, i: usize) {
@@ -386,6 +420,24 @@ impl Cluster {
             self.mount(i);
         } else {
             self.serve(i);
+        }
+    }
+
+    /// Starts several machines that do not run at the same moment, each as it was.
+    #[track_caller]
+    pub fn start_all(&mut self, machines: &[usize]) {
+        for i in machines {
+            let mountpoint = self.path(*i);
+            match self.machines[*i].mounted {
+                true => self.spawn(*i, &["mount", mountpoint.to_str().unwrap(), "--foreground"]),
+                false => self.spawn(*i, &["serve", "--foreground"]),
+            }
+        }
+        for i in machines {
+            self.answers(*i);
+            if self.machines[*i].mounted {
+                self.wait_until(PATIENCE, "the mount answers", |cluster| cluster.is_mounted(*i));
+            }
         }
     }
 

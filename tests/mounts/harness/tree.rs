@@ -299,9 +299,21 @@ pub fn set_xattr(path: &Path, name: &str, value: &[u8]) {
 }
 
 pub fn try_set_xattr(path: &Path, name: &str, value: &[u8]) -> std::io::Result<()> {
+    set_xattr_with(path, name, value, 0)
+}
+
+/// `lsetxattr` with these flags.
+pub fn set_xattr_with(path: &Path, name: &str, value: &[u8], flags: i32) -> std::io::Result<()> {
     let (path, name) = (c_path(path), CString::new(name).unwrap());
     // SAFETY: the strings are terminated, and the value's length is its own.
-    let done = unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    let done = unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags) };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+pub fn remove_xattr(path: &Path, name: &str) -> std::io::Result<()> {
+    let (path, name) = (c_path(path), CString::new(name).unwrap());
+    // SAFETY: the strings are terminated.
+    let done = unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) };
     if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
@@ -318,7 +330,7 @@ pub fn xattr(path: &Path, name: &str) -> std::io::Result<Vec<u8>> {
 }
 
 /// The extended attributes, without the share's own (`user.shoal.`).
-fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let c = c_path(path);
     let mut list = vec![0u8; 1 << 16];
     // SAFETY: the string is terminated, and the buffer is as long as we say.
@@ -368,12 +380,17 @@ fn is_shard(path: &Path) -> bool {
     large && path.to_str().is_some_and(|p| p.contains("shard"))
 }
 
-/// Writes a file, and says also what closing it says: `std` drops that.
+/// Writes a file, and says also what closing it says.
 pub fn write_closed(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write;
-    use std::os::fd::IntoRawFd;
     let mut file = fs::File::create(path)?;
     file.write_all(bytes)?;
+    close(file)
+}
+
+/// Closes a file, and says what that says: `std` drops it.
+pub fn close(file: fs::File) -> std::io::Result<()> {
+    use std::os::fd::IntoRawFd;
     // SAFETY: the descriptor is the file's own, and nobody else has it.
     match unsafe { libc::close(file.into_raw_fd()) } {
         0 => Ok(()),

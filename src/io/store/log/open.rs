@@ -25,6 +25,8 @@ pub(super) fn open(
     mut replay: impl FnMut(Vec<Op>),
 ) -> Result<(State, Recovery), StoreError> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(StoreError::io("create", directory))?;
+    // What becomes durable in it is of no use under a name that is not. An earlier process may have made it.
+    sys::sync_name(directory).map_err(StoreError::io("create", directory))?;
     let mut numbers = numbers(directory, first)?;
     // Only as many as there are: the oldest go first, so that a crash meanwhile leaves no gap.
     while let Some(void) = numbers.first().copied().filter(|number| *number < first) {

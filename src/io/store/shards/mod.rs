@@ -102,7 +102,8 @@ impl Shards {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
             made.map_err(StoreError::io("create", directory))?;
         }
-        sys::sync_directory(root).map_err(StoreError::io("write", root))?;
+        // What becomes durable in them is of no use under names that are not.
+        sys::sync_directory(root).and_then(|()| sys::sync_name(root)).map_err(StoreError::io("write", root))?;
         scan::set_aside_strangers(root, &aside)?;
         let mut volumes = Volumes::new(volumes);
         let mut found = scan::Found::default();
