@@ -265,6 +265,11 @@ impl Peer {
         }
     }
 
+    /// The locks of a file, if this peer keeps them and knows of all.
+    pub fn locks_kept(&self, namespace: &Namespace, ino: Ino) -> Option<&[Lock]> {
+        (self.holds(namespace, ino) && !self.in_grace(namespace, ino)).then(|| self.locks.table.held(ino))
+    }
+
     /// Whether locks of the file may be held that have not been told of.
     fn in_grace(&self, namespace: &Namespace, ino: Ino) -> bool {
         let locks = &self.locks;

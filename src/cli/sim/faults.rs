@@ -33,6 +33,12 @@ struct Summary {
     taken: u64,
     /// Those of them at which two holders would have been told.
     judged_leases: u64,
+    /// What users did with the names, the file and the locks that they share.
+    acts: u64,
+    /// What of that was held against one order.
+    judged_acts: u64,
+    /// What of it the busy holder of a lease did for another machine.
+    served: u64,
     failed: BTreeMap<u64, Vec<String>>,
 }
 
@@ -47,6 +53,9 @@ impl Summary {
         self.judged += u64::from(report.judged);
         self.taken += u64::from(report.taken);
         self.judged_leases += u64::from(report.judged_leases);
+        self.acts += u64::from(report.acts);
+        self.judged_acts += u64::from(report.judged_acts);
+        self.served += u64::from(report.served);
         if !report.violations.is_empty() {
             self.failed.insert(seed, report.violations);
         }
@@ -85,7 +94,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let faults: Vec<String> = summary.faults.iter().map(|(fault, count)| format!("{count} {fault}")).collect();
         output::print(&format!(
             "{} runs from seed {}: {}; {} files written, {} deleted, {} pieces of healing; {} looks at groups amid \
-             it; {} leases taken, {} of them judged; {} runs failed\n",
+             it; {} leases taken, {} of them judged; {} acts of users, {} of them judged, {} done by a busy holder; {} runs failed\n",
             summary.seeds,
             summary.from,
             faults.join(", "),
@@ -95,6 +104,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             summary.judged,
             summary.taken,
             summary.judged_leases,
+            summary.acts,
+            summary.judged_acts,
+            summary.served,
             summary.failed.len()
         ))?;
     }

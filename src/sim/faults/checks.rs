@@ -136,8 +136,9 @@ impl World<'_> {
                 .collect();
             return Some(format!("{} and {} have not the same ops ({})", members[0].tag, other.tag, differ.join(", ")));
         }
-        if let Some(what) = self.lease_in_want() {
-            return Some(what);
+        let in_want = self.lease_in_want().or_else(|| self.act_in_want()).or_else(|| self.lock_in_want());
+        if in_want.is_some() {
+            return in_want;
         }
         let alive = |peer: PeerTag| members.iter().any(|one| one.tag == peer);
         let present = members.iter().filter(|one| !namespace.standing(one.tag).leaving).count();
@@ -189,6 +190,7 @@ impl World<'_> {
 
     /// What the run came to.
     pub(super) fn finish(mut self) -> Report {
+        self.judge_all_sides();
         self.report.faults = self.counts.iter().map(|(fault, count)| (fault.name(), *count)).collect();
         self.report
     }

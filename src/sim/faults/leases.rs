@@ -26,7 +26,7 @@ const EVERY: Duration = Duration::from_secs(2);
 const AT_ONCE: Duration = Duration::from_millis(5);
 
 /// Machines among which somebody came less long ago may still hold what each took over while they were apart.
-const ACQUAINTED: Duration = Duration::from_secs(3);
+pub(super) const ACQUAINTED: Duration = Duration::from_secs(3);
 
 /// Who wants which lease, and who did what under one.
 pub(super) struct Leases {
@@ -84,7 +84,8 @@ impl World<'_> {
         }
     }
 
-    fn is_ready(&self, n: usize) -> bool {
+    /// Whether somebody could do something on a machine.
+    pub(super) fn is_ready(&self, n: usize) -> bool {
         let one = &self.machines[n];
         one.is_up() && one.hearing.is_none() && one.namespace.peer(one.tag).is_some()
     }
@@ -131,6 +132,7 @@ impl World<'_> {
     /// A machine has found another one alive, or dead.
     pub(super) fn found(&mut self, n: usize, peer: PeerTag, alive: bool) {
         let (key, now) = ((n, self.machines[n].run, peer), self.queue.now());
+        self.sides.changed = true;
         if alive {
             self.leases.alive.entry(key).or_insert(now);
         } else {
@@ -147,15 +149,21 @@ impl World<'_> {
         Some(self.connected_since(a, b)?.max(found(a, b)?).max(found(b, a)?))
     }
 
-    /// Since when all that a machine is connected to, over others too, have been connected, and known to one another as
-    /// alive; none while some are not. When two sides meet, each goes on for a moment with the leases that it held alone,
-    /// and passes them on to those of its own side; the op that ended them may take a second to get to everybody.
-    fn company_since(&self, n: usize) -> Option<(BTreeSet<usize>, Instant)> {
+    /// All that a machine is connected to, over others too.
+    pub(super) fn company(&self, n: usize) -> BTreeSet<usize> {
         let (mut company, mut next) = (BTreeSet::from([n]), vec![n]);
         while let Some(one) = next.pop() {
             let connected = |two: &usize| self.connected_since(one, *two).is_some();
             next.extend((0..self.machines.len()).filter(connected).filter(|two| company.insert(*two)));
         }
+        company
+    }
+
+    /// Since when a machine's company have been connected, each to each, and known to one another as
+    /// alive; none while some are not. When two sides meet, each goes on for a moment with the leases that it held alone,
+    /// and passes them on to those of its own side; the op that ended them may take a second to get to everybody.
+    pub(super) fn company_since(&self, n: usize) -> Option<(BTreeSet<usize>, Instant)> {
+        let company = self.company(n);
         let mut since = Instant::default();
         for one in &company {
             for two in company.range(one + 1..) {

@@ -5,14 +5,20 @@
 //!
 //! Destruction (a wiped disk, rot) keeps to what the policies survive at once; all else is without bounds.
 
+mod acts;
 mod checks;
+mod files;
 mod jobs;
 mod leases;
+mod lockers;
 mod machine;
+mod order;
 mod plan;
 mod quiet;
+mod sides;
 #[cfg(test)]
 mod tests;
+mod users;
 mod world;
 
 pub use plan::Plan;
@@ -37,6 +43,12 @@ pub struct Report {
     pub taken: u32,
     /// Those of them that were taken where everybody in sight had been there for a while: two holders would be told.
     pub judged_leases: u32,
+    /// What users did with the names, the file and the locks that they share.
+    pub acts: u32,
+    /// What of that was held against one order.
+    pub judged_acts: u32,
+    /// What of it the busy holder of a lease did for another machine.
+    pub served: u32,
     /// What must not have happened, each with its time.
     pub violations: Vec<String>,
 }

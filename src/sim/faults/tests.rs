@@ -9,14 +9,16 @@ const SEEDS: u64 = 24;
 
 #[test]
 fn shares_are_well_again_after_all_faults_at_once() {
-    let (judged, taken) = (AtomicU64::new(0), AtomicU64::new(0));
+    let counts: [AtomicU64; 4] = Default::default();
     let failed: Vec<String> = std::thread::scope(|scope| {
         let half = |from: u64| {
-            let (judged, taken) = (&judged, &taken);
+            let counts = &counts;
             (from..SEEDS).step_by(2).filter_map(move |seed| {
                 let report = run(seed);
-                judged.fetch_add(report.judged.into(), Ordering::Relaxed);
-                taken.fetch_add(report.taken.into(), Ordering::Relaxed);
+                let found = [report.judged, report.taken, report.judged_acts, report.served];
+                for (count, found) in counts.iter().zip(found) {
+                    count.fetch_add(found.into(), Ordering::Relaxed);
+                }
                 (!report.violations.is_empty()).then(|| format!("seed {seed}: {}", report.violations.join("; ")))
             })
         };
@@ -26,10 +28,10 @@ fn shares_are_well_again_after_all_faults_at_once() {
         failed
     });
     // Not only in the end: groups were held to goldilocks while machines were down and cut off.
-    let judged = judged.into_inner();
+    let [judged, taken, acts, served] = counts.map(AtomicU64::into_inner);
     assert!(judged > 100 * SEEDS, "{judged}");
-    let taken = taken.into_inner();
     assert!(taken > 50 * SEEDS, "{taken}");
+    assert!(acts > 200 * SEEDS && served > SEEDS, "{acts} acts of users judged, {served} done by a busy holder");
     assert!(failed.is_empty(), "{} of {SEEDS} seeds failed:\n{}", failed.len(), failed.join("\n"));
 }
 

@@ -6,9 +6,11 @@ use super::leases::Leases;
 use super::machine::{Machine, key, record};
 use super::plan::{Fault, Plan};
 use super::quiet::{LOOK, Unrest};
+use super::sides::Sides;
+use super::users::{self, Users, Wish};
 use crate::group::{self, Findings, HealingSettings, KEPT_FOR};
 use crate::id::{Author, BlockName, GroupId, Ino, PeerTag};
-use crate::namespace::{Change, Namespace, Snapshot, Standing, VersionVector};
+use crate::namespace::{Change, LockOwner, Namespace, Snapshot, Standing, VersionVector};
 use crate::peer::{Effect, Event, Memory, Timer};
 use crate::sim::chance::Chance;
 use crate::sim::queue::{Queue, between, later};
@@ -24,6 +26,8 @@ const SYNC: Duration = Duration::from_millis(30);
 const ROUND: Duration = Duration::from_secs(5);
 const SCRUB: Duration = Duration::from_secs(60);
 const DIAL: Duration = Duration::from_millis(500);
+/// How long machines have to meet when all is calm, before people do everything once more.
+const MEETING: Duration = Duration::from_secs(12);
 /// How often one that leaves looks whether somebody has heard of it.
 pub(super) const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -58,6 +62,18 @@ pub(super) enum What {
     Recalled(usize, u64, Ino),
     /// Some machine wants a lease.
     Wish,
+    /// Some people want something of one thing.
+    Scene,
+    LastScene,
+    Act {
+        n: usize,
+        run: u64,
+        wish: Wish,
+    },
+    GoOn(u64),
+    GiveUp(u64),
+    EnoughOfLock(usize, u64),
+    Unlock(usize, LockOwner),
     Fault,
     Use,
     Start(usize),
@@ -106,6 +122,8 @@ pub(super) struct World<'a> {
     lulled: bool,
     pub unrest: Unrest,
     pub leases: Leases,
+    pub users: Users,
+    pub sides: Sides,
     pub counts: BTreeMap<Fault, u32>,
     pub report: Report,
 }
@@ -129,12 +147,16 @@ impl<'a> World<'a> {
             lulled: false,
             unrest: Unrest::default(),
             leases: Leases::new(seed ^ 0x1ea5e),
+            users: Users::new(seed ^ 0x05e5, key(0).tag()),
+            sides: Sides::default(),
             counts: BTreeMap::new(),
             report: Report::default(),
         };
         let mut founder = Namespace::new();
         let admit = |n| Change::Admit { peer: record(n) };
-        founder.change(Author::new(key(0).tag(), 0), world.wall(), (0..plan.machines).map(admit).collect());
+        let mut changes: Vec<Change> = (0..plan.machines).map(admit).collect();
+        changes.extend(world.users.furniture.changes(world.wall()));
+        founder.change(Author::new(key(0).tag(), 0), world.wall(), changes);
         let base = founder.snapshot();
         for n in 0..plan.machines {
             world.add(n, base.clone());
@@ -145,6 +167,7 @@ impl<'a> World<'a> {
         world.queue.after(fault, What::Fault);
         world.queue.after(usage, What::Use);
         world.queue.after(DIAL, What::Wish);
+        world.queue.after(DIAL, What::Scene);
         world
     }
 
@@ -167,6 +190,7 @@ impl<'a> World<'a> {
             return;
         }
         self.touched();
+        self.sides.changed = true;
         let (wall, seed) = (self.wall(), self.chance.bits());
         let effects = self.machines[n].start(wall, seed);
         self.carry_out(n, effects);
@@ -210,6 +234,7 @@ impl<'a> World<'a> {
 
     pub fn stop(&mut self, n: usize, power: bool) {
         self.touched();
+        self.sides.changed = true;
         self.machines[n].stop(power);
         let unsure = self.machines[n].past.memory == Memory::Unsure;
         self.machines[n].hearing = unsure.then(|| self.queue.now());
@@ -252,6 +277,11 @@ impl<'a> World<'a> {
     }
 
     fn happen(&mut self, what: What) {
+        self.happens(what);
+        self.look_at_sides();
+    }
+
+    fn happens(&mut self, what: What) {
         let runs = |world: &World, n: usize, run| world.machines[n].is_up() && world.machines[n].run == run;
         match what {
             What::Timer(n, run, timer) if runs(self, n, run) => self.handle(n, Event::Timer(timer)),
@@ -287,7 +317,18 @@ impl<'a> World<'a> {
                 });
                 self.queue.after(SCRUB, What::Scrub(n, run));
             }
-            What::Recalled(n, run, ino) if runs(self, n, run) => self.handle(n, Event::Recalled(ino)),
+            What::Recalled(n, run, ino) if runs(self, n, run) => {
+                if ino != self.users.furniture.file || self.store_before_it_goes(n) {
+                    self.handle(n, Event::Recalled(ino));
+                }
+            }
+            What::Scene => self.begin_scene(),
+            What::LastScene => self.begin_last_scene(),
+            What::Act { n, run, wish } if runs(self, n, run) => self.act(n, wish),
+            What::GoOn(id) => self.go_on(id),
+            What::GiveUp(id) => self.give_up(id),
+            What::EnoughOfLock(n, id) => self.enough_of_lock(n, id),
+            What::Unlock(n, owner) => self.unlock(n, owner),
             What::Fault => self.fault(),
             What::Use => self.use_share(),
             What::Wish => self.wish_for_leases(),
@@ -328,11 +369,14 @@ impl<'a> World<'a> {
         if seq < before + asked { 0 } else { seq }
     }
 
-    fn carry_out(&mut self, n: usize, effects: Vec<Effect>) {
+    pub fn carry_out(&mut self, n: usize, effects: Vec<Effect>) {
         let run = self.machines[n].run;
         for effect in effects {
             match effect {
-                Effect::Persist(ops) => self.machines[n].log.extend(ops),
+                Effect::Persist(ops) => {
+                    self.users_served(n, &ops);
+                    self.machines[n].log.extend(ops);
+                }
                 Effect::Remember(past) => self.machines[n].remember(past),
                 Effect::SyncLog(vector) => {
                     let ops = self.machines[n].log.len();
@@ -356,8 +400,14 @@ impl<'a> World<'a> {
                     self.violation(format!("{} has to take a snapshot of {from}", self.machines[n].tag));
                 }
                 Effect::Alive { peer, alive } => self.found(n, peer, alive),
+                Effect::Provided(id) if id > users::FIRST => self.user_provided(n, id),
                 Effect::Provided(id) => self.provided(id),
+                Effect::Named { id, outcome } if id > users::FIRST => self.user_named(n, id, outcome),
                 Effect::Named { id, outcome } => self.named(id, outcome),
+                Effect::Settled => self.users_settled(n),
+                Effect::Locked { id, outcome } => self.locked(n, id, outcome),
+                Effect::LockLost { .. } => self.lock_lost(n),
+                Effect::Deposed => self.users_deposed(n),
                 Effect::Recall(ino) => self.queue.after(Duration::ZERO, What::Recalled(n, run, ino)),
                 Effect::FalseClaim { peer, what } => {
                     self.violation(format!("{} believes that {peer} lies: it {what}", self.machines[n].tag));
@@ -367,10 +417,6 @@ impl<'a> World<'a> {
                 }
                 Effect::Invalidate(_)
                 | Effect::RosterChanged
-                | Effect::Locked { .. }
-                | Effect::LockLost { .. }
-                | Effect::Deposed
-                | Effect::Settled
                 | Effect::ClockDiffers { .. }
                 | Effect::LeftOut { .. }
                 | Effect::LookUp { .. }
@@ -418,6 +464,7 @@ impl<'a> World<'a> {
                 if wanted && !standing {
                     self.made += 1;
                     self.connections.insert((a, b), (self.made, self.queue.now()));
+                    self.sides.changed = true;
                     let (one, other) = (self.machines[a].tag, self.machines[b].tag);
                     self.handle(a, Event::Connected(other));
                     self.handle(b, Event::Connected(one));
@@ -440,6 +487,7 @@ impl<'a> World<'a> {
 
     fn disconnect(&mut self, (a, b): (usize, usize)) {
         if self.connections.remove(&(a, b)).is_some() {
+            self.sides.changed = true;
             let (one, other) = (self.machines[a].tag, self.machines[b].tag);
             self.handle(a, Event::Disconnected(other));
             self.handle(b, Event::Disconnected(one));
@@ -653,6 +701,7 @@ impl<'a> World<'a> {
             self.start(n);
         }
         self.wish_for_all_leases();
+        self.queue.after(MEETING, What::LastScene);
     }
 
     pub fn violation(&mut self, what: String) {

@@ -1,0 +1,264 @@
+//! When what users do can be held against one order: only among machines that are connected. A side of a partition goes
+//! on by itself, and what both did is merged when they meet.
+//!
+//! A **side** is all machines that are in sight of one another, over others too, where each is connected to each and
+//! takes it for alive. Its histories go on for as long as it loses machines only: what it was told is done stays done,
+//! and everybody who is left sees it. What a lost machine had under way is done at any later time or never, what it held
+//! is let go of at any later time, and what it alone saw nobody knows. When somebody comes, or two are strangers to one
+//! another for a moment, the histories end and are judged. They begin anew, from how things are, when all have been
+//! acquainted for a while and every change that anybody has is with all of them.
+
+use super::acts::{Holders, Locking, Put};
+use super::leases::ACQUAINTED;
+use super::order::{Record, Step, unexplained};
+use super::users::Thing;
+use super::world::World;
+use crate::sim::queue::between;
+use crate::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Past so many records a history is judged, and a fresh one begun.
+const LONG: usize = 400;
+
+/// What was done to one thing, from how it was at the beginning.
+#[derive(Clone)]
+pub(super) struct History<S: Step> {
+    begin: S::State,
+    /// By the number of what was done.
+    records: BTreeMap<u64, Record<S>>,
+}
+
+impl<S: Step + Clone + std::fmt::Debug> History<S>
+where
+    S::State: std::fmt::Debug,
+{
+    fn new(begin: S::State) -> History<S> {
+        History { begin, records: BTreeMap::new() }
+    }
+
+    /// As it goes on among those who are left.
+    fn among(&self, members: &BTreeSet<usize>) -> History<S> {
+        let known = |record: &&Record<S>| members.contains(&record.by) || !record.step.is_look();
+        let records = self.records.iter().filter(|(_, record)| known(record));
+        History { begin: self.begin.clone(), records: records.map(|(id, record)| (*id, record.clone())).collect() }
+    }
+
+    /// What no order explains, if there is such a thing.
+    fn fault(&self) -> Option<String> {
+        let records: Vec<Record<S>> = self.records.values().cloned().collect();
+        let stuck = unexplained(&self.begin, &records).map(|at| records[at].clone())?;
+        // What was going on around it.
+        let from = Instant(stuck.called.0.saturating_sub(2_000_000_000));
+        let near = |record: &&Record<S>| {
+            stuck.returned.is_none_or(|until| record.called <= until) && record.returned.is_none_or(|at| at >= from)
+        };
+        let near: Vec<String> = records.iter().filter(near).map(told).collect();
+        Some(format!("no order explains {}; from {:?}, and near it: {}", told(&stuck), self.begin, near.join(", ")))
+    }
+}
+
+fn told<S: std::fmt::Debug>(record: &Record<S>) -> String {
+    let at = |time: Instant| format!("{:.3}", time.0 as f64 / 1e9);
+    let returned = record.returned.map_or("?".to_owned(), at);
+    format!("m{} {:?} ({} to {returned})", record.by, record.step, at(record.called))
+}
+
+/// Machines that are to see one order, and what was done among them.
+#[derive(Clone)]
+struct Side {
+    members: BTreeSet<usize>,
+    /// Since when all have been acquainted.
+    since: Instant,
+    names: Option<History<Put>>,
+    file: Option<History<Put>>,
+    locks: Option<History<Locking>>,
+}
+
+#[derive(Default)]
+pub(super) struct Sides {
+    all: Vec<Side>,
+    /// Connections came or went, or somebody found somebody else alive or dead, since the sides were last looked at.
+    pub changed: bool,
+}
+
+/// What was done to which thing.
+pub(super) enum Done {
+    Put(Thing, Put),
+    Locking(Locking),
+}
+
+impl World<'_> {
+    /// Goes on with the sides that there are now.
+    pub(super) fn look_at_sides(&mut self) {
+        if !std::mem::take(&mut self.sides.changed) {
+            return;
+        }
+        let before = std::mem::take(&mut self.sides.all);
+        let mut went_on = BTreeSet::new();
+        for (members, since) in self.companies() {
+            let is_left = |side: &Side| since <= side.since && members.is_subset(&side.members);
+            let side = match before.iter().position(is_left) {
+                Some(at) if before[at].members == members => {
+                    went_on.insert(at);
+                    before[at].clone()
+                }
+                Some(at) => {
+                    went_on.insert(at);
+                    self.among(&before[at], members)
+                }
+                None => Side { members, since, names: None, file: None, locks: None },
+            };
+            self.sides.all.push(side);
+        }
+        before.iter().enumerate().filter(|(at, _)| !went_on.contains(at)).for_each(|(_, side)| self.judge(side));
+    }
+
+    /// All machines that are up, by who is in sight of whom; strangers to one another are left out.
+    fn companies(&self) -> Vec<(BTreeSet<usize>, Instant)> {
+        let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
+        for n in (0..self.machines.len()).filter(|n| self.machines[*n].is_up()) {
+            if seen.contains(&n) {
+                continue;
+            }
+            let company = self.company(n);
+            seen.extend(company.iter().copied());
+            found.extend(self.company_since(n));
+        }
+        found
+    }
+
+    /// A side that has lost some of its machines.
+    fn among(&mut self, side: &Side, members: BTreeSet<usize>) -> Side {
+        let lost: Vec<usize> = side.members.difference(&members).copied().collect();
+        let now = self.queue.now();
+        let mut locks = side.locks.as_ref().map(|history| history.among(&members));
+        if let Some(history) = &mut locks {
+            for by in lost {
+                let Some(owner) = self.users.owner(by) else { continue };
+                let step = Locking::Free { owner };
+                history.records.insert(self.users.number(), Record { by, step, called: now, returned: None });
+            }
+        }
+        Side {
+            names: side.names.as_ref().map(|history| history.among(&members)),
+            file: side.file.as_ref().map(|history| history.among(&members)),
+            locks,
+            since: side.since,
+            members,
+        }
+    }
+
+    fn judge(&mut self, side: &Side) {
+        let faults = [
+            side.names.as_ref().and_then(History::fault).map(|what| format!("names: {what}")),
+            side.file.as_ref().and_then(History::fault).map(|what| format!("file: {what}")),
+            side.locks.as_ref().and_then(History::fault).map(|what| format!("locks: {what}")),
+        ];
+        faults.into_iter().flatten().for_each(|what| self.violation(what));
+    }
+
+    /// The run is over.
+    pub(super) fn judge_all_sides(&mut self) {
+        let all = std::mem::take(&mut self.sides.all);
+        all.iter().for_each(|side| self.judge(side));
+    }
+
+    fn side_of(&mut self, n: usize) -> Option<&mut Side> {
+        self.sides.all.iter_mut().find(|side| side.members.contains(&n))
+    }
+
+    /// Something is about to be done on a machine: histories begin where they can.
+    pub(super) fn begin_histories(&mut self, n: usize) {
+        self.look_at_sides();
+        self.end_long_histories(n);
+        let now = self.queue.now();
+        let Some(at) = self.sides.all.iter().position(|side| side.members.contains(&n)) else { return };
+        let side = &self.sides.all[at];
+        if between(side.since, now) < ACQUAINTED {
+            return;
+        }
+        if side.names.is_none() && self.users.all_or_none(&self.machines, Thing::Names, &side.members) {
+            let begin = History::new(self.names_at(n));
+            self.sides.all[at].names = Some(begin);
+        }
+        let side = &self.sides.all[at];
+        if side.file.is_none()
+            && !self.users.has_unsaved(&side.members)
+            && self.users.all_or_none(&self.machines, Thing::File, &side.members)
+        {
+            let begin = History::new(vec![self.content_at(n)]);
+            self.sides.all[at].file = Some(begin);
+        }
+        let side = &self.sides.all[at];
+        if side.locks.is_none()
+            && let Some(begin) = self.locks_among(&side.members)
+        {
+            let mut history = History::new(begin);
+            let under_way = self.users.under_way(&history.begin, &side.members, now);
+            history.records.extend(under_way);
+            self.sides.all[at].locks = Some(history);
+        }
+    }
+
+    /// Who holds a lock, where whoever keeps them and those who hold them say the same.
+    fn locks_among(&self, members: &BTreeSet<usize>) -> Option<Holders> {
+        let (first, file) = (members.first()?, self.users.furniture.file);
+        let keeper = self.machines[*first].namespace.holder(file);
+        let keeper = self.index(keeper).filter(|at| members.contains(at))?;
+        let machine = &self.machines[keeper];
+        let kept = machine.peer.as_ref()?.locks_kept(&machine.namespace, file)?;
+        let kept: Holders =
+            kept.iter().map(|lock| (lock.owner, lock.kind == crate::namespace::LockKind::Exclusive)).collect();
+        self.users.agree(&kept, members, |n| self.machines[n].run).then_some(kept)
+    }
+
+    /// Notes that something was done, and by when that was answered; whether it will be judged.
+    pub(super) fn note(&mut self, id: u64, by: usize, done: Done, called: Instant, returned: Option<Instant>) -> bool {
+        let Some(side) = self.side_of(by) else { return false };
+        match done {
+            Done::Put(Thing::Names, step) => insert(&mut side.names, id, Record { by, step, called, returned }),
+            Done::Put(Thing::File, step) => insert(&mut side.file, id, Record { by, step, called, returned }),
+            Done::Locking(step) => insert(&mut side.locks, id, Record { by, step, called, returned }),
+        }
+    }
+
+    /// Whether it is judged what is done to the locks on this machine.
+    pub(super) fn is_judged_for_locks(&mut self, n: usize) -> bool {
+        self.side_of(n).is_some_and(|side| side.locks.is_some())
+    }
+
+    /// What was done is answered now.
+    pub(super) fn note_returned(&mut self, id: u64, by: usize) {
+        let now = self.queue.now();
+        let Some(side) = self.side_of(by) else { return };
+        let puts = [&mut side.names, &mut side.file];
+        for record in puts.into_iter().flatten().filter_map(|history| history.records.get_mut(&id)) {
+            record.returned = Some(now);
+        }
+        if let Some(record) = side.locks.as_mut().and_then(|history| history.records.get_mut(&id)) {
+            record.returned = Some(now);
+        }
+    }
+
+    /// What is long enough is judged; it goes on with a fresh one.
+    fn end_long_histories(&mut self, n: usize) {
+        let Some(side) = self.side_of(n) else { return };
+        let mut ended = Side { members: BTreeSet::new(), since: side.since, names: None, file: None, locks: None };
+        if side.names.as_ref().is_some_and(|history| history.records.len() >= LONG) {
+            ended.names = side.names.take();
+        }
+        if side.file.as_ref().is_some_and(|history| history.records.len() >= LONG) {
+            ended.file = side.file.take();
+        }
+        if side.locks.as_ref().is_some_and(|history| history.records.len() >= LONG) {
+            ended.locks = side.locks.take();
+        }
+        self.judge(&ended);
+    }
+}
+
+fn insert<S: Step>(history: &mut Option<History<S>>, id: u64, record: Record<S>) -> bool {
+    let Some(history) = history else { return false };
+    history.records.insert(id, record);
+    true
+}
