@@ -318,7 +318,8 @@ impl<'a> World<'a> {
                 self.queue.after(SCRUB, What::Scrub(n, run));
             }
             What::Recalled(n, run, ino) if runs(self, n, run) => {
-                if ino != self.users.furniture.file || self.store_before_it_goes(n) {
+                let stored = ino != self.users.furniture.file || self.store_before_it_goes(n);
+                if stored {
                     self.handle(n, Event::Recalled(ino));
                 }
             }
