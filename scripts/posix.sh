@@ -53,9 +53,11 @@ suite tar tar_tree
 suite rsync rsync_tree
 suite SQLite sqlite_processes
 if [ -n "$full" ]; then
-    suite "fsx replicate:3" fsx_seeds replicate:3 10000 4 5
+    suite "fsx rs:4+2, deaths" fsx_among_deaths rs:4+2 100000 $(seq 101 120)
+    suite "fsx replicate:3, deaths" fsx_among_deaths replicate:3 100000 $(seq 121 140)
     suite fio fio_verified
     suite make make_project
+    suite cargo cargo_project
     suite editors editors
     suite dbench dbench_clients
     suite stress-ng stress_filesystem

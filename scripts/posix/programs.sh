@@ -107,6 +107,16 @@ sqlite_processes() {
     echo "240 changes by four processes, rollback journal and WAL"
 }
 
+# This project, from its sources on the mount to a program that the other machine runs.
+cargo_project() {
+    local dir=$mount/cargo
+    git clone --quiet --no-local . "$dir"
+    (cd "$dir" && timeout 1800 cargo build --locked --quiet)
+    "$other/cargo/target/debug/shoal" --version
+    cmp "$dir/target/debug/shoal" "$other/cargo/target/debug/shoal"
+    echo "built on one machine, run on the other: $(du -sm "$dir/target" | cut -f1) MiB of products"
+}
+
 make_project() {
     local dir=$mount/make there=$other/make n
     mkdir "$dir"

@@ -14,13 +14,13 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/shoal-posix-XXXXXX")
 second=$(mktemp -d /dev/shm/shoal-posix-XXXXXX)
 mount=$work/mnt
 other=$work/other
-pids=()
 # The suite under way: in the background, so an interrupt does not reach it by itself.
 running=
 cleanup() {
     if [ -n "$running" ]; then pkill -TERM -P "$running" || true; kill "$running" 2>/dev/null || true; fi
     umount -l "$mount" "$other" 2>/dev/null || true
-    for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
+    # A suite may have started peers anew: they are no children of this shell.
+    for peer in "$work"/pid*; do [ ! -e "$peer" ] || kill_peer "${peer##*pid}"; done
     wait 2>/dev/null || true
     umount -l "$mount" "$other" 2>/dev/null || true
     # Never delete through a mount.
@@ -39,13 +39,20 @@ on() { SHOAL_HOME=$work/home$1 timeout 60 "$SHOAL" "${@:2}"; }
 # start PEER COMMAND...: a peer in the background of this script; waits until it answers.
 start() {
     SHOAL_HOME=$work/home$1 "$SHOAL" "${@:2}" >>"$work/log$1" 2>&1 &
-    pids+=($!)
+    echo $! >"$work/pid$1"
     for _ in $(seq 600); do
         on "$1" status --json >/dev/null 2>&1 && return
-        kill -0 "${pids[-1]}" 2>/dev/null || break
+        kill -0 "$(cat "$work/pid$1")" 2>/dev/null || break
         sleep 0.1
     done
     fail "peer $1 did not start: $(tail -n 5 "$work/log$1")"
+}
+# kill_peer PEER: with SIGKILL; returns when it is gone.
+kill_peer() {
+    local pid
+    pid=$(cat "$work/pid$1")
+    kill -KILL "$pid" 2>/dev/null || true
+    while kill -0 "$pid" 2>/dev/null && [ "$(ps -o stat= -p "$pid" | cut -c1)" != Z ]; do sleep 0.05; done
 }
 
 start_share() {

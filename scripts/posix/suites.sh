@@ -56,12 +56,39 @@ TOML
     mkdir "$dir"
     on 0 policy "$dir" "$policy"
     for seed in "$@"; do
-        timeout 600 "$tools/bin/fsx" -q -q -f "$work/fsx.toml" -N "$operations" -S "$seed" -P "$work" "$dir/$seed" \
+        timeout 1800 "$tools/bin/fsx" -q -q -f "$work/fsx.toml" -N "$operations" -S "$seed" -P "$work" "$dir/$seed" \
             || { echo "seed $seed differs"; return 1; }
         # What the model says it is, the other machine has, too.
         cmp "$dir/$seed" "$other/fsx-$policy/$seed"
     done
     echo "$# seeds of $operations operations, no difference"
+}
+
+# fsx_among_deaths POLICY OPERATIONS SEED...: likewise; on every other seed two peers are killed and come back all the
+# while.
+fsx_among_deaths() {
+    local policy=$1 operations=$2 seed deaths=0 pid
+    for seed in "${@:3}"; do
+        rm -rf "$mount/fsx-$policy"
+        if [ $((seed % 2)) = 1 ]; then
+            fsx_seeds "$policy" "$operations" "$seed" || return 1
+            continue
+        fi
+        fsx_seeds "$policy" "$operations" "$seed" >"$work/fsx.out" 2>&1 &
+        pid=$!
+        # The same two each time: what they lack for having been away nobody else does.
+        while kill -0 "$pid" 2>/dev/null; do
+            kill_peer 4
+            kill_peer 5
+            deaths=$((deaths + 2))
+            sleep 8
+            start 4 serve --foreground
+            start 5 serve --foreground
+            sleep 8
+        done
+        wait "$pid" || { cat "$work/fsx.out"; return 1; }
+    done
+    echo "$(($# - 2)) seeds of $operations operations, no difference; peers were killed $deaths times"
 }
 
 # Random and sequential, small and large, buffered, direct and mapped, with fsync and without: what was written is read.
