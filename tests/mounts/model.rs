@@ -38,6 +38,8 @@ struct Area {
     chance: Chance,
     /// The last steps, as a failure shows them.
     recent: VecDeque<String>,
+    /// Steps that succeeded, and that were refused.
+    done: [usize; 2],
 }
 
 impl Area {
@@ -53,6 +55,7 @@ impl Area {
             let recent = self.recent.iter().cloned().collect::<Vec<_>>().join("\n   ");
             panic!("seed {seed}, in {}: {difference}\n   the last of these steps:\n   {recent}", self.name);
         }
+        self.done[usize::from(found.is_err())] += 1;
         found
     }
 
@@ -125,7 +128,7 @@ impl World {
             fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
             tree::set_xattr(&dir, "user.shoal.policy", policy.as_bytes());
             let chance = Chance::new(seed ^ ((number as u64 + 1) << 32));
-            Area { name, plain: Plain::new(0o755), chance, recent: VecDeque::new() }
+            Area { name, plain: Plain::new(0o755), chance, recent: VecDeque::new(), done: [0; 2] }
         });
         let areas = areas.collect();
         World { cluster, mounts, areas, chance: Chance::new(seed), seed }
@@ -147,6 +150,9 @@ impl World {
             let (mounts, seed) = (&self.mounts, self.seed);
             at_once(&mut self.areas, |_, area| area.compare(mounts, seed));
         }
+        let [done, refused] = [0, 1].map(|which| self.areas.iter().map(|area| area.done[which]).sum::<usize>());
+        println!("{done} steps succeeded and {refused} were refused");
+        assert!(done > refused / 2 && refused > done / 10, "most of what is drawn is of no use");
     }
 
     /// Every thread in a directory of its own, half of them on each mount; the other one in the next batch.
