@@ -6,7 +6,7 @@ use crate::id::{BlockName, Ino, PeerKey};
 use crate::namespace::{Kind, PeerRecord, Place, Snapshot};
 use crate::overlay::{Bloom, Member, Piece, SearchSettings, Settings};
 use crate::policy::Geometry;
-use crate::time::{Hlc, Stamp};
+use crate::time::{Hlc, Instant, Stamp};
 use crate::volume::ports::ShardId;
 use bytes::Bytes;
 use rand::rngs::SmallRng;
