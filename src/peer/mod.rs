@@ -318,7 +318,12 @@ impl Peer {
         if from.is_none() {
             self.push_own(&ops, effects);
         } else {
-            effects.push(Effect::Invalidate(touched.clone()));
+            // What a process here is about to be told it has done itself the kernel need not be told by others; and it
+            // holds the directory until then, so that nobody could.
+            let own_wish = |op: &Op| matches!(op.change, Change::For { peer, .. } if peer == self.me);
+            if !ops.iter().all(own_wish) {
+                effects.push(Effect::Invalidate(touched.clone()));
+            }
             if touched.contains(&Key::Tenures(self.me)) {
                 effects.push(Effect::Deposed);
             }

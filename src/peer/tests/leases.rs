@@ -147,7 +147,10 @@ fn whoever_needs_the_same_leases_gets_them_in_turn() {
         all.iter_mut().zip(had).for_each(|(all, times)| *all += times);
     }
     let equal = all.iter().sum::<u64>() / 4;
-    assert!(all.iter().all(|times| *times > equal / 2), "whose messages take longer than others' changes: {all:?}");
+    assert!(
+        all.iter().all(|times| *times > equal / 2),
+        "over many worlds each gets at least half an equal share: {all:?}"
+    );
 }
 
 #[test]
