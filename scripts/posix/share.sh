@@ -40,6 +40,7 @@ on() { SHOAL_HOME=$work/home$1 timeout 60 "$SHOAL" "${@:2}"; }
 start() {
     SHOAL_HOME=$work/home$1 "$SHOAL" "${@:2}" >>"$work/log$1" 2>&1 &
     echo $! >"$work/pid$1"
+    disown
     for _ in $(seq 600); do
         on "$1" status --json >/dev/null 2>&1 && return
         kill -0 "$(cat "$work/pid$1")" 2>/dev/null || break

@@ -361,8 +361,10 @@ impl Daemon {
         let mut inodes = BTreeSet::new();
         for key in keys {
             match key {
-                Key::Entry(parent, name) => {
-                    stale.push(Invalidation::Entry(*parent, name.clone()));
+                // Not the name itself, which the kernel keeps for no longer than the call that looked it up. To forget it
+                // the kernel would wait for whoever is changing the directory; and where this peer is killed meanwhile
+                // that is for ever: the thread that waits keeps the mount, and the mount everybody in it.
+                Key::Entry(parent, _) => {
                     inodes.insert(*parent);
                 }
                 Key::Inode(ino) | Key::Extent(ino, _) | Key::Xattr(ino, _) => {
