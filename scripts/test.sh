@@ -82,8 +82,7 @@ needs_fuse
 needs chrt=util-linux pkill=procps ip=iproute2 nsenter=util-linux setfattr=attr setcap=libcap2-bin vim=vim rsync=rsync sqlite3=sqlite3 tar=tar timeout=coreutils
 if [ "$mode" = --full ]; then export SHOAL_TEST_FULL=1; fi
 
-# The harness holds back clusters itself: three at a time, however many threads there are.
-export RUST_TEST_THREADS=${RUST_TEST_THREADS:-3}
+# The harness holds back clusters itself: two at a time, however many threads there are.
 beside "Seeds of all faults at once" seeds
 step "Unit, property and mount tests" cargo test --locked --no-fail-fast
 step "$beside" joined

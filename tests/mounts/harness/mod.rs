@@ -37,8 +37,8 @@ pub const BOUND: Duration = Duration::from_secs(30);
 /// A test that takes longer has hung: its peers are killed, so that every system call on their mounts ends.
 const TEST_LIMIT: Duration = Duration::from_secs(300);
 
-/// Clusters that run at once: machines mostly wait for one another, so three are not too many for two cores.
-static SLOTS: (Mutex<usize>, Condvar) = (Mutex::new(3), Condvar::new());
+/// Clusters that run at once; six peers each are plenty for two cores.
+static SLOTS: (Mutex<usize>, Condvar) = (Mutex::new(2), Condvar::new());
 
 /// Whether the sizes are those of a release (thousands of files, 1 GiB) instead of those of every change.
 pub fn full_size() -> bool {
