@@ -234,6 +234,7 @@ impl Peer {
         effects: &mut Vec<Effect>,
     ) {
         let author = self.author();
+        let lacks_foundation = self.lacks_foundation(&vector);
         let Some(link) = self.links.get_mut(&from) else { return };
         link.theirs = vector;
         if let Some(durable) = durable {
@@ -243,7 +244,7 @@ impl Peer {
         effects.push(Effect::Settled);
         // Where own ops are not on their way, as after a Hello in the middle of a connection, none are pushed either.
         let (has, had) = (link.on_its_way().get(author), namespace.vector().get(author));
-        if !link.current || has < had {
+        if !link.current || has < had || lacks_foundation {
             self.catch_up(namespace, from, effects);
         }
         if self.links.get(&from).is_some_and(|link| link.current) {
@@ -324,6 +325,7 @@ impl Peer {
         self.note_heard(namespace, effects);
         // What others said to have may have come here since, and they say nothing twice.
         namespace.advance();
+        self.forget_foundations(now);
         effects.push(Effect::SetTimer { after: TICK, timer: Timer::Tick });
         if !self.durable.covers(namespace.vector()) {
             effects.push(sync_log(namespace));

@@ -135,6 +135,7 @@ impl Peer {
         let all = live.iter().all(|peer| deposing.agreed.get(peer).is_some_and(has_all));
         if all && in_touch && !owes {
             self.heirs.deposing.remove(&dead);
+            self.build_on(namespace, namespace.vector().clone(), now.steady);
             let (_, follows) = self.change(namespace, vec![Change::Depose { peer: dead, heir: self.me }], now.wall);
             effects.extend(follows);
             return;

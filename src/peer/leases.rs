@@ -348,6 +348,7 @@ impl Peer {
         }
         self.leases.gained.insert(ino, Gained { at: now.steady, used: None });
         self.put_in_locks(ino, locks, effects);
+        self.build_on(namespace, vector.clone(), now.steady);
         self.catch_up_for(namespace, from, ino, vector, effects);
     }
 

@@ -19,6 +19,7 @@ mod merging;
 mod past;
 mod returning;
 mod searching;
+mod settling;
 mod touch;
 
 pub use effect::Effect;
@@ -32,13 +33,14 @@ use crate::group::{Healing, HealingSettings};
 use crate::id::{Author, PeerTag, ShareId};
 use crate::namespace::{Applied, Change, Key, Namespace, Op, VersionVector};
 use crate::overlay::{Membership, MembershipEffect, MembershipEvent, Search, SearchEvent};
-use crate::time::{Instant, Moment, WallTime};
+use crate::time::{Moment, WallTime};
 use crate::volume::ports::StoreUsage;
 use crate::wire::ControlMessage;
 use exchange::Link;
 use heirs::Heirs;
 use leases::Leases;
 use locks::Locks;
+use settling::Foundation;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use touch::Touch;
@@ -90,6 +92,8 @@ pub struct Peer {
     leases: Leases,
     locks: Locks,
     heirs: Heirs,
+    /// What own ops are built on that some peer may not have yet.
+    foundations: Vec<Foundation>,
 }
 
 /// Brings all that the namespace has by now to stable storage.
@@ -135,6 +139,7 @@ impl Peer {
             leases: Leases::default(),
             locks: Locks::default(),
             heirs: Heirs::default(),
+            foundations: Vec::new(),
         };
         let mut effects = vec![Effect::SetTimer { after: TICK, timer: Timer::Tick }, sync_log(namespace)];
         let others: Vec<PeerTag> = namespace.peers().map(|(tag, _)| tag).filter(|tag| *tag != me).collect();
@@ -164,34 +169,10 @@ impl Peer {
         peer == self.me || self.membership.is_alive(peer)
     }
 
-    /// Whether every connected, live peer that was up to date has my ops up to `seq` (`durable`: on stable
-    /// storage, and here too). One that lost its connection is waited for a moment longer: it may still be there,
-    /// and serve its mount. A peer that is still catching up is not waited for: it serves nothing yet.
-    pub fn is_settled(&self, seq: u64, durable: bool, now: Instant) -> bool {
-        let author = self.author();
-        let here = !durable || self.durable.get(author) >= seq;
-        let has = |link: &Link| if durable { link.durable.get(author) } else { link.theirs.get(author) };
-        here && self.waited_for(now).all(|peer| self.links.get(&peer).is_some_and(|link| has(link) >= seq))
-    }
-
-    /// The peers that changes wait for: the live ones, and those that were promised to be.
-    fn waited_for(&self, now: Instant) -> impl Iterator<Item = PeerTag> {
-        let current = self.links.iter().filter(|(_, link)| link.current).map(|(peer, _)| *peer);
-        let live = current.chain(self.absent.keys().copied()).filter(|peer| self.membership.is_alive(*peer));
-        live.chain(self.touch.owed(now))
-    }
-
     /// Whether at least one peer has said what it has, and all that any said is here.
     pub fn has_caught_up(&self, namespace: &Namespace) -> bool {
         let mut greeted = self.links.values().filter(|link| link.greeted && link.needed.is_none()).peekable();
         greeted.peek().is_some() && greeted.all(|link| namespace.vector().covers(&link.theirs))
-    }
-
-    /// The peers that [`Peer::is_settled`] waits for, for messages.
-    pub fn unsettled(&self, seq: u64, now: Instant) -> Vec<PeerTag> {
-        self.waited_for(now)
-            .filter(|peer| self.links.get(peer).is_none_or(|link| link.theirs.get(self.author()) < seq))
-            .collect()
     }
 
     /// Asks every connected peer to make my ops up to `seq` durable.

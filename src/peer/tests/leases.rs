@@ -96,6 +96,26 @@ fn a_lease_goes_to_who_asks_and_costs_nothing_where_it_is_held() {
 }
 
 #[test]
+fn a_change_is_done_when_the_others_can_see_what_it_is_built_on() {
+    for seed in 0..50 {
+        let mut world = World::new(3, seed);
+        world.run(5 * SECOND);
+        // For half a second nothing of machine 0 arrives at machine 2.
+        let slow = world.now + SECOND / 2;
+        world.arrivals.insert((0, 2), slow);
+        world.create(0, "below");
+        world.need(1, 1, &[ROOT]);
+        world.until_provided(1, 1);
+        let seq = world.create(1, "above");
+        while !world.machines[1].peer.is_settled(seq, false, Instant(world.now)) {
+            world.run(SECOND / 1000);
+        }
+        assert_eq!(world.names(2), ["above", "below"], "seed {seed}");
+        assert!(world.now < slow, "seed {seed}: nobody waits for the slow way");
+    }
+}
+
+#[test]
 fn whoever_needs_the_same_leases_gets_them_in_turn() {
     let mut world = World::new(4, 2);
     world.run(5 * SECOND);

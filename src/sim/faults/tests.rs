@@ -9,13 +9,16 @@ const SEEDS: u64 = 200;
 #[test]
 fn shares_are_well_again_after_all_faults_at_once() {
     let (judged, taken) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (acts, judged_acts) = (AtomicU64::new(0), AtomicU64::new(0));
     let failed: Vec<String> = std::thread::scope(|scope| {
         let half = |from: u64| {
-            let (judged, taken) = (&judged, &taken);
+            let (judged, taken, acts, judged_acts) = (&judged, &taken, &acts, &judged_acts);
             (from..SEEDS).step_by(2).filter_map(move |seed| {
                 let report = run(seed);
                 judged.fetch_add(report.judged.into(), Ordering::Relaxed);
                 taken.fetch_add(report.taken.into(), Ordering::Relaxed);
+                acts.fetch_add(report.acts.into(), Ordering::Relaxed);
+                judged_acts.fetch_add(report.judged_acts.into(), Ordering::Relaxed);
                 (!report.violations.is_empty()).then(|| format!("seed {seed}: {}", report.violations.join("; ")))
             })
         };
@@ -29,6 +32,9 @@ fn shares_are_well_again_after_all_faults_at_once() {
     assert!(judged > 100 * SEEDS, "{judged}");
     let taken = taken.into_inner();
     assert!(taken > 50 * SEEDS, "{taken}");
+    // Most of what people did was held against one order.
+    let (acts, judged_acts) = (acts.into_inner(), judged_acts.into_inner());
+    assert!(judged_acts > 300 * SEEDS && judged_acts * 4 > acts * 3, "{judged_acts} of {acts}");
     assert!(failed.is_empty(), "{} of {SEEDS} seeds failed:\n{}", failed.len(), failed.join("\n"));
 }
 

@@ -1,29 +1,27 @@
 //! People on the machines who use the same few names and one file at the same time, amid the faults. They do what the
 //! real volume does for them, on the same cores: plan against what the machine has, under leases; change at once where
-//! that may be, else get what is missing and look again (`volume/lease`, `volume/names`). What they found and did is
+//! that may be, else get what is missing and look again (`volume/lease`). What they found and did is
 //! noted, to be held against one order ([`super::sides`]).
 
 use super::acts::Put;
 use super::files::Unsaved;
-use super::jobs::Job;
 use super::lockers::Locker;
 use super::machine::Machine;
+use super::names::{Furniture, NAMES};
 use super::sides::Done;
 use super::world::{What, World};
 use crate::id::{Author, Ino, PeerTag};
-use crate::namespace::{Change, Inode, Kind, MOVES, Namespace, Place};
 use crate::peer::{Event, Hindrance, Need};
 use crate::sim::chance::Chance;
-use crate::time::{Instant, Moment, WallTime};
-use bytes::Bytes;
+use crate::time::{Instant, Moment};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// From one scene to the next, in the mean: some people, on some machines, want something of one thing at once.
-const EVERY: Duration = Duration::from_secs(3);
+const EVERY: Duration = Duration::from_secs(6);
 
 /// How long a scene takes.
-const SCENE: Duration = Duration::from_millis(250);
+pub(super) const SCENE: Duration = Duration::from_millis(250);
 
 /// The most that is done in one scene.
 const ACTS: usize = 6;
@@ -34,23 +32,14 @@ const AT_ONCE: Duration = Duration::from_millis(5);
 /// What has not been done, or is not known to the others, after so long is given up.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// How long what lost its last name is kept: as in `volume/names`.
-const LINGER: Duration = Duration::from_secs(2);
-
 /// How often a lease that came is gone again, until that is an error.
 const ATTEMPTS: u32 = 64;
-
-/// Names in each directory.
-const NAMES: usize = 3;
 
 /// The last changes whose way to everybody is watched.
 const WATCHED: usize = 200;
 
 /// The numbers of what users do; those of others are below.
 pub(super) const FIRST: u64 = 1 << 32;
-
-/// Directories whose names are used.
-const DIRECTORIES: usize = 2;
 
 /// What histories are kept of, besides the locks of the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,41 +77,6 @@ pub(super) enum Wish {
     },
 }
 
-/// What is there before anybody comes.
-#[derive(Clone, Copy)]
-pub(super) struct Furniture {
-    directories: [Ino; DIRECTORIES],
-    pub file: Ino,
-}
-
-impl Furniture {
-    /// Made by this one, who founds the share.
-    pub fn new(founder: PeerTag) -> Furniture {
-        let ino = |counter| Ino::new(founder, counter);
-        Furniture { directories: [ino(1), ino(2)], file: ino(3) }
-    }
-
-    pub fn changes(&self, time: WallTime) -> Vec<Change> {
-        let make = |ino: Ino, name: &'static str, kind: Kind| {
-            let place = Place { parent: Ino::ROOT, name: Bytes::from(name) };
-            Change::Create { place, ino, kind, mode: 0o755, uid: 0, gid: 0, time }
-        };
-        let [one, two] = self.directories;
-        vec![make(one, "one", Kind::Directory), make(two, "two", Kind::Directory), make(self.file, "file", Kind::File)]
-    }
-
-    fn place(&self, name: usize) -> Place {
-        let parent = self.directories[name / NAMES];
-        Place { parent, name: Bytes::from(format!("n{}", name % NAMES)) }
-    }
-
-    fn found<'a>(&self, names: &'a Namespace, name: usize) -> Option<(Ino, &'a Inode)> {
-        let Place { parent, name } = self.place(name);
-        let ino = names.entry(parent, &name)?.ino;
-        Some((ino, names.inode(ino)?))
-    }
-}
-
 /// Something under way.
 pub(super) struct Doing {
     pub n: usize,
@@ -147,6 +101,8 @@ pub(super) struct Users {
     changes: Changes,
     /// By machine, what was written and is not stored.
     pub unsaved: BTreeMap<usize, Unsaved>,
+    /// The records that were written, by the numbers of what wrote them, and not told to be lost.
+    pub written: BTreeSet<u64>,
     /// By machine, who wants the file's lock there.
     pub lockers: BTreeMap<usize, Locker>,
     /// Since when everything has to be done in time.
@@ -162,6 +118,7 @@ impl Users {
             doing: BTreeMap::new(),
             changes: Changes::default(),
             unsaved: BTreeMap::new(),
+            written: BTreeSet::new(),
             lockers: BTreeMap::new(),
             calm: None,
         }
@@ -196,7 +153,7 @@ impl Users {
     }
 
     fn wish(&mut self) -> Wish {
-        let name = |chance: &mut Chance| chance.below(NAMES * DIRECTORIES);
+        let name = |chance: &mut Chance| chance.below(NAMES);
         let chance = &mut self.chance;
         match chance.below(10) {
             0..=2 => Wish::Make { name: name(chance), directory: chance.happens(0.3) },
@@ -207,76 +164,15 @@ impl Users {
     }
 }
 
-/// What a plan comes to.
-struct Plan {
-    leases: Vec<Ino>,
-    change: Change,
-    step: Put,
-    /// What loses its name.
-    gone: Option<Ino>,
-}
-
-fn is_directory(inode: &Inode) -> bool {
-    inode.kind == Kind::Directory
-}
-
-/// What is to be changed for a wish, or the one name that says that it cannot be, and what it stands for: as the plans of
-/// `volume/names`.
-fn plan(there: Furniture, names: &Namespace, wish: Wish, new: Ino, time: WallTime) -> Result<Plan, (usize, u64)> {
-    let (place, found) = (|name| there.place(name), |name| there.found(names, name));
-    let seen = |name: usize| found(name).map_or(0, |(ino, _)| ino.0);
-    match wish {
-        Wish::Make { name, directory } => {
-            let place = place(name);
-            if names.entry(place.parent, &place.name).is_some() {
-                return Err((name, seen(name)));
-            }
-            let kind = if directory { Kind::Directory } else { Kind::File };
-            let leases = vec![place.parent];
-            let change = Change::Create { place, ino: new, kind, mode: 0o644, uid: 0, gid: 0, time };
-            Ok(Plan { leases, change, step: Put(vec![(name, 0, new.0)]), gone: None })
-        }
-        Wish::Remove { name } => {
-            let (ino, inode) = found(name).ok_or((name, 0))?;
-            let place = place(name);
-            let step = Put(vec![(name, ino.0, 0)]);
-            if is_directory(inode) {
-                let leases = vec![place.parent, ino];
-                return Ok(Plan { leases, change: Change::Rmdir { place, ino, time }, step, gone: Some(ino) });
-            }
-            let (leases, seen) = (vec![place.parent], inode.seen(ino));
-            Ok(Plan { leases, change: Change::Unlink { place, seen, time }, step, gone: Some(ino) })
-        }
-        Wish::Rename { from, to, no_replace } => {
-            let (ino, inode) = found(from).ok_or((from, 0))?;
-            let there = found(to);
-            if let Some((other, there)) = there
-                && (no_replace || from == to || is_directory(there) != is_directory(inode))
-            {
-                return Err((to, other.0));
-            }
-            let (from_place, to_place) = (place(from), place(to));
-            let mut leases = vec![from_place.parent, to_place.parent];
-            if is_directory(inode) && from_place.parent != to_place.parent {
-                leases.push(MOVES);
-            }
-            leases.extend(there.map(|(other, _)| other));
-            let step = Put(vec![(from, ino.0, 0), (to, there.map_or(0, |(other, _)| other.0), ino.0)]);
-            let replaced = there.map(|(other, there)| there.seen(other));
-            let change = Change::Rename { from: from_place, to: to_place, ino, replaced, time };
-            Ok(Plan { leases, change, step, gone: there.map(|(other, _)| other) })
-        }
-        Wish::Look { name } => Err((name, seen(name))),
-        // None of a name.
-        Wish::Append | Wish::Read | Wish::Lock { .. } => Err((0, seen(0))),
-    }
-}
-
 impl World<'_> {
-    /// What the names stand for, as a machine knows it.
-    pub(super) fn names_at(&self, n: usize) -> Vec<u64> {
-        let (names, there) = (&self.machines[n].namespace, self.users.furniture);
-        (0..NAMES * DIRECTORIES).map(|name| there.found(names, name).map_or(0, |(ino, _)| ino.0)).collect()
+    /// Scenes follow one another.
+    pub(super) fn next_scene(&mut self) {
+        if !self.storm {
+            return;
+        }
+        let next = self.users.chance.exponential(EVERY);
+        self.queue.after(next, What::Scene);
+        self.begin_scene();
     }
 
     /// Some people begin to do something.
@@ -284,8 +180,6 @@ impl World<'_> {
         if !self.storm {
             return;
         }
-        let next = self.users.chance.exponential(EVERY);
-        self.queue.after(next, What::Scene);
         let ready: Vec<usize> = (0..self.machines.len()).filter(|n| self.is_ready(*n)).collect();
         let some = 2 + self.users.chance.below(3);
         let there = self.users.chance.some(ready, some);
@@ -311,7 +205,7 @@ impl World<'_> {
     pub(super) fn begin_last_scene(&mut self) {
         self.users.calm = Some(self.queue.now());
         for n in (0..self.machines.len()).filter(|n| self.is_ready(*n)).collect::<Vec<_>>() {
-            for name in 0..NAMES * DIRECTORIES {
+            for name in 0..NAMES {
                 self.soon(n, Wish::Look { name }, SCENE);
             }
             let (one, other) = (self.users.wish(), self.users.wish());
@@ -336,11 +230,17 @@ impl World<'_> {
         if let Wish::Lock { exclusive, wait } = wish {
             return self.want_lock(n, exclusive, wait);
         }
+        self.do_now(n, wish);
+    }
+
+    /// Does something; its number.
+    pub(super) fn do_now(&mut self, n: usize, wish: Wish) -> u64 {
         self.report.acts += 1;
         let (id, run, called) = (self.users.number(), self.machines[n].run, self.queue.now());
         self.users.doing.insert(id, Doing { n, run, wish, called, attempts: 0, made: None, waits: false });
         self.queue.after(DEADLINE, What::GiveUp(id));
         self.go_on(id);
+        id
     }
 
     /// What was needed for something is there.
@@ -371,29 +271,6 @@ impl World<'_> {
         }
     }
 
-    /// Looks, and changes a name if that may be.
-    fn try_names(&mut self, id: u64) {
-        let Some(Doing { n, wish, .. }) = self.users.doing.get(&id) else { return };
-        let (n, wish) = (*n, *wish);
-        if let Err(hindrance) = self.may(n, &[]) {
-            return self.overcome(id, hindrance, &[]);
-        }
-        let new = Ino(Ino::new(self.machines[n].tag, self.machines[n].number()).0);
-        match plan(self.users.furniture, &self.machines[n].namespace, wish, new, self.wall()) {
-            Err((name, found)) => self.saw(id, Thing::Names, Put::look(name, found)),
-            Ok(Plan { leases, change, step, gone }) => {
-                if let Err(hindrance) = self.may(n, &leases) {
-                    return self.overcome(id, hindrance, &leases);
-                }
-                self.make(id, Thing::Names, change, step);
-                if let Some(ino) = gone {
-                    let run = self.machines[n].run;
-                    self.queue.after(LINGER, What::Step { of: n, run, job: Job::Reap { ino } });
-                }
-            }
-        }
-    }
-
     /// Whether a machine may act on these leases now.
     pub(super) fn may(&mut self, n: usize, leases: &[Ino]) -> Result<(), Hindrance> {
         let (machine, now) = (&mut self.machines[n], self.queue.now());
@@ -418,22 +295,6 @@ impl World<'_> {
         let now = self.queue.now();
         let judged = self.note(id, n, Done::Put(thing, look), called, Some(now));
         self.report.judged_acts += u32::from(judged);
-    }
-
-    /// Makes the change, and waits until the others have it.
-    fn make(&mut self, id: u64, thing: Thing, change: Change, step: Put) {
-        let Some(Doing { n, called, .. }) = self.users.doing.get(&id) else { return };
-        let (n, called) = (*n, *called);
-        let seq = self.change(n, vec![change]);
-        let author = self.author(n);
-        let Some(author) = author.filter(|_| seq > 0) else {
-            self.users.doing.remove(&id);
-            return;
-        };
-        self.users.changed(thing, author, seq);
-        let judged = self.note(id, n, Done::Put(thing, step), called, None);
-        self.report.judged_acts += u32::from(judged);
-        self.is_made(id, seq);
     }
 
     pub(super) fn author(&self, n: usize) -> Option<Author> {

@@ -1,0 +1,74 @@
+//! When a change is done: every peer that counts has it, and can see it.
+//!
+//! Whoever takes a lease builds on what its last holder did. That reaches a third peer by a road of its own, and may come
+//! later than what is built on it; until then the third peer sees neither. So a change waits for what it is built on as
+//! well, and whoever has it without that is sent that too.
+
+use super::Peer;
+use super::exchange::Link;
+use crate::id::PeerTag;
+use crate::namespace::{Namespace, VersionVector};
+use crate::time::Instant;
+use std::time::Duration;
+
+/// How long a change waits for what it is built on: more than it takes to send that again. A peer that cannot take it,
+/// since its clock is wrong, must not hold up whoever does.
+const FOUNDED: Duration = Duration::from_secs(5);
+
+/// What own ops are built on.
+pub(super) struct Foundation {
+    /// Those past this one.
+    after: u64,
+    vector: VersionVector,
+    until: Instant,
+}
+
+impl Peer {
+    /// Whether every connected, live peer that was up to date has my ops up to `seq` (`durable`: on stable
+    /// storage, and here too), and what they are built on. One that lost its connection is waited for a moment longer: it
+    /// may still be there, and serve its mount. A peer that is still catching up is not waited for: it serves nothing yet.
+    pub fn is_settled(&self, seq: u64, durable: bool, now: Instant) -> bool {
+        let here = !durable || self.has_settled(&self.durable, seq, now);
+        let has = |link: &Link| self.has_settled(if durable { &link.durable } else { &link.theirs }, seq, now);
+        here && self.waited_for(now).all(|peer| self.links.get(&peer).is_some_and(has))
+    }
+
+    /// The peers that [`Peer::is_settled`] waits for, for messages.
+    pub fn unsettled(&self, seq: u64, now: Instant) -> Vec<PeerTag> {
+        let has = |link: &Link| self.has_settled(&link.theirs, seq, now);
+        self.waited_for(now).filter(|peer| !self.links.get(peer).is_some_and(has)).collect()
+    }
+
+    /// The peers that changes wait for: the live ones, and those that were promised to be.
+    fn waited_for(&self, now: Instant) -> impl Iterator<Item = PeerTag> {
+        let current = self.links.iter().filter(|(_, link)| link.current).map(|(peer, _)| *peer);
+        let live = current.chain(self.absent.keys().copied()).filter(|peer| self.membership.is_alive(*peer));
+        live.chain(self.touch.owed(now))
+    }
+
+    fn has_settled(&self, vector: &VersionVector, seq: u64, now: Instant) -> bool {
+        let stands = |one: &Foundation| one.after >= seq || one.until <= now || vector.covers(&one.vector);
+        vector.get(self.author()) >= seq && self.foundations.iter().all(stands)
+    }
+
+    /// From now on own ops are built on these.
+    pub(super) fn build_on(&mut self, namespace: &Namespace, vector: VersionVector, now: Instant) {
+        self.forget_foundations(now);
+        let after = namespace.vector().get(self.author());
+        self.foundations.push(Foundation { after, vector, until: now.after(FOUNDED) });
+    }
+
+    /// What everybody has needs no waiting for.
+    pub(super) fn forget_foundations(&mut self, now: Instant) {
+        let (links, absent) = (&self.links, &self.absent);
+        let is_known =
+            |one: &Foundation| absent.is_empty() && links.values().all(|link| link.theirs.covers(&one.vector));
+        self.foundations.retain(|one| one.until > now && !is_known(one));
+    }
+
+    /// Whether somebody who has this has an own op without what it is built on.
+    pub(super) fn lacks_foundation(&self, vector: &VersionVector) -> bool {
+        let has = vector.get(self.author());
+        self.foundations.iter().any(|one| one.after < has && !vector.covers(&one.vector))
+    }
+}
