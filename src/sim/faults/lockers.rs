@@ -29,6 +29,9 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// For so long something may still come of a request that was given up.
 const FORGOTTEN: Duration = Duration::from_secs(30);
 
+/// Sets those who never learned that they had a lock apart from those who use it.
+const IN_VAIN: u64 = 1 << 63;
+
 /// Who takes locks on one machine.
 pub(super) struct Locker {
     run: u64,
@@ -78,7 +81,8 @@ impl Users {
     pub fn agree(&self, kept: &Holders, members: &BTreeSet<usize>, run: impl Fn(usize) -> u64) -> bool {
         let lockers = members.iter().filter_map(|n| self.lockers.get(n).filter(|locker| locker.run == run(*n)));
         let busy: Vec<&Locker> = lockers.filter(|locker| locker.is_busy()).collect();
-        kept.keys().all(|owner| busy.iter().any(|locker| locker.owner == *owner))
+        let knows = |locker: &&Locker| !matches!(locker.phase, Phase::Asking { .. });
+        kept.keys().all(|owner| busy.iter().filter(|locker| knows(locker)).any(|locker| locker.owner == *owner))
             && busy.iter().all(|locker| match locker.phase {
                 Phase::Holding { exclusive } => kept.get(&locker.owner) == Some(&exclusive),
                 _ => true,
@@ -144,6 +148,19 @@ impl World<'_> {
         let kind = if exclusive { LockKind::Exclusive } else { LockKind::Shared };
         let lock = Lock { owner, kind, first: 0, last: u64::MAX, pid: 1 };
         self.handle(n, Event::Lock { id, ino: file, request: LockRequest::Take { lock, wait } });
+    }
+
+    /// The connection over which somebody may have asked is gone. What was given over it nobody learned of, and whoever
+    /// keeps it finds out: for a while it was in others' way.
+    pub(super) fn may_have_asked_in_vain(&mut self, n: usize) {
+        let run = self.machines[n].run;
+        let Some(locker) = self.users.lockers.get(&n).filter(|locker| locker.run == run) else { return };
+        let Phase::Asking { id, exclusive, called } = locker.phase else { return };
+        let owner = LockOwner { number: IN_VAIN | id, ..locker.owner };
+        for step in [Locking::Take { owner, exclusive }, Locking::Free { owner }] {
+            let number = self.users.number();
+            self.note(number, n, Done::Locking(step), called, None);
+        }
     }
 
     /// What came of it.

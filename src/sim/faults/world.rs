@@ -497,6 +497,7 @@ impl<'a> World<'a> {
         if self.connections.remove(&(a, b)).is_some() {
             self.sides.changed = true;
             let (one, other) = (self.machines[a].tag, self.machines[b].tag);
+            [a, b].into_iter().for_each(|n| self.may_have_asked_in_vain(n));
             self.handle(a, Event::Disconnected(other));
             self.handle(b, Event::Disconnected(one));
         }
