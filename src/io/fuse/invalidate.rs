@@ -1,76 +1,29 @@
-//! Telling the kernel that what it caches has changed elsewhere.
+//! Telling the kernel that what it caches of a file has changed elsewhere.
 //!
-//! The kernel may make a notification wait for a directory or a page that a request holds, and that request may
-//! wait for us. So nothing that serves requests ever notifies: it queues here, and one thread of its own does it.
+//! The kernel makes a notification wait for a page that a request holds, and that request may wait for us. So nothing
+//! that serves requests ever notifies: it queues here, and one thread of its own does it.
+//!
+//! Names are never told. The kernel keeps one for no longer than the call that looked it up, and to forget it on our word
+//! it would wait for whoever is changing the directory.
 
 use crate::id::Ino;
-use crate::namespace::Key;
-use bytes::Bytes;
 use fuser::{INodeNo, Notifier};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::time::Duration;
 
-/// What the kernel must look at again.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Invalidation {
-    /// Content and attributes of an inode.
-    Inode(Ino),
-    /// Only the attributes.
-    Attributes(Ino),
-    /// What a name in a directory stands for.
-    Entry(Ino, Bytes),
-}
-
-impl Invalidation {
-    /// What follows from records that other machines' ops have changed.
-    pub fn of(touched: &BTreeSet<Key>) -> Vec<Invalidation> {
-        let mut found = BTreeSet::new();
-        for key in touched {
-            match key {
-                Key::Inode(ino) => found.insert(Invalidation::Attributes(*ino)),
-                Key::Extent(ino, _) => found.insert(Invalidation::Inode(*ino)),
-                // The kernel does not keep these, nor a name beyond the call that looked it up. To forget one it would wait
-                // for whoever is changing the directory; and where the peer is killed meanwhile that is for ever: the
-                // thread that waits keeps the mount, and the mount those in it.
-                Key::Entry(..)
-                | Key::Xattr(..)
-                | Key::Block(_)
-                | Key::Group(_)
-                | Key::Peer(_)
-                | Key::Counter(_)
-                | Key::Standing(_)
-                | Key::Away(_)
-                | Key::Again(_)
-                | Key::Merged(_)
-                | Key::Conflict(..)
-                | Key::Partition(_)
-                | Key::Lease(_)
-                | Key::Tenures(_) => false,
-            };
-        }
-        let whole = found.clone();
-        found.retain(|one| match one {
-            Invalidation::Attributes(ino) => !whole.contains(&Invalidation::Inode(*ino)),
-            _ => true,
-        });
-        found.into_iter().collect()
-    }
-}
-
-/// The most invalidations that wait. Past it, names and attributes are left to the time the kernel keeps them for,
-/// and every file that is open here is invalidated.
-pub const MAX_PENDING: usize = 65_536;
+/// The most inodes that wait. Past it, attributes are left to the time the kernel keeps them for, and every file that
+/// is open here is invalidated.
+const MAX_PENDING: usize = 65_536;
 
 /// How long somebody waits for the kernel to be told what changed: it may wait for a page that a request holds.
-const CAUGHT_UP: std::time::Duration = std::time::Duration::from_secs(2);
+const CAUGHT_UP: Duration = Duration::from_secs(2);
 
 /// The way to the invalidation thread. Cheap to clone; never blocks.
 #[derive(Clone)]
-pub struct Invalidator {
+pub(super) struct Invalidator {
     shared: Arc<Shared>,
 }
 
@@ -83,7 +36,8 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    pending: BTreeSet<Invalidation>,
+    /// Of these the kernel must look at content and attributes again.
+    pending: BTreeSet<Ino>,
     overflowed: bool,
     closed: bool,
     /// How many handles of each inode are open.
@@ -94,22 +48,22 @@ struct Queue {
 }
 
 impl Queue {
-    fn add(&mut self, invalidation: Invalidation) {
+    fn add(&mut self, ino: Ino) {
         if self.closed || self.overflowed {
             return;
         }
         if self.pending.len() < MAX_PENDING {
-            self.pending.insert(invalidation);
+            self.pending.insert(ino);
         } else {
             self.pending.clear();
             self.overflowed = true;
         }
     }
 
-    fn take(&mut self) -> BTreeSet<Invalidation> {
+    fn take(&mut self) -> BTreeSet<Ino> {
         let mut batch = std::mem::take(&mut self.pending);
         if std::mem::take(&mut self.overflowed) {
-            batch.extend(self.open.keys().map(|ino| Invalidation::Inode(*ino)));
+            batch.extend(self.open.keys());
         }
         batch
     }
@@ -121,10 +75,10 @@ impl Invalidator {
     }
 
     /// Queues these. What is queued already is not queued twice.
-    pub fn send(&self, invalidations: Vec<Invalidation>) {
+    pub(super) fn send(&self, inodes: impl IntoIterator<Item = Ino>) {
         let mut queue = self.shared.queue.lock();
-        for invalidation in invalidations {
-            queue.add(invalidation);
+        for ino in inodes {
+            queue.add(ino);
         }
         drop(queue);
         self.shared.filled.notify_one();
@@ -207,8 +161,8 @@ impl Shared {
                 queue.taken += 1;
                 queue.take()
             };
-            for invalidation in batch {
-                notify(notifier, &invalidation);
+            for ino in batch {
+                notify(notifier, ino);
             }
             self.queue.lock().told += 1;
             self.emptied.notify_waiters();
@@ -216,16 +170,10 @@ impl Shared {
     }
 }
 
-fn notify(notifier: &Notifier, invalidation: &Invalidation) {
-    let result = match invalidation {
-        Invalidation::Inode(ino) => notifier.inval_inode(INodeNo(ino.0), 0, 0),
-        // A negative offset leaves the pages alone.
-        Invalidation::Attributes(ino) => notifier.inval_inode(INodeNo(ino.0), -1, 0),
-        Invalidation::Entry(parent, name) => notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name)),
-    };
-    if let Err(error) = result {
-        // Most often a mount point or a working directory below the name: it is asked for again in a second.
-        tracing::debug!(?invalidation, %error, "the kernel did not take an invalidation");
+/// Has the kernel forget the attributes and all pages of an inode.
+fn notify(notifier: &Notifier, ino: Ino) {
+    if let Err(error) = notifier.inval_inode(INodeNo(ino.0), 0, 0) {
+        tracing::debug!(?ino, %error, "the kernel did not take an invalidation");
     }
 }
 
@@ -234,26 +182,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changed_content_takes_the_pages_and_changed_attributes_do_not() {
-        let name = Bytes::from_static(b"a");
-        let touched = BTreeSet::from([
-            Key::Inode(Ino(1)),
-            Key::Entry(Ino(1), name.clone()),
-            Key::Inode(Ino(5)),
-            Key::Extent(Ino(5), 0),
-            Key::Extent(Ino(5), 4096),
-            Key::Xattr(Ino(6), name),
-        ]);
-        let expected = [Invalidation::Inode(Ino(5)), Invalidation::Attributes(Ino(1))];
-        assert_eq!(Invalidation::of(&touched), expected);
-    }
-
-    #[test]
-    fn the_same_invalidation_is_queued_once() {
+    fn the_same_inode_is_queued_once() {
         let invalidator = Invalidator::new();
-        invalidator.send(vec![Invalidation::Inode(Ino(5)), Invalidation::Inode(Ino(5))]);
-        invalidator.send(vec![Invalidation::Entry(Ino(1), Bytes::from_static(b"a")), Invalidation::Inode(Ino(5))]);
-        assert_eq!(invalidator.shared.queue.lock().take().len(), 2);
+        invalidator.send([Ino(5), Ino(5)]);
+        invalidator.send([Ino(1), Ino(5)]);
+        assert_eq!(invalidator.shared.queue.lock().take(), BTreeSet::from([Ino(1), Ino(5)]));
     }
 
     #[test]
@@ -263,10 +196,10 @@ mod tests {
         invalidator.opened(Ino(3));
         invalidator.opened(Ino(4));
         invalidator.released(Ino(4));
-        invalidator.send((0..=MAX_PENDING as u64).map(|ino| Invalidation::Attributes(Ino(ino))).collect());
-        invalidator.send(vec![Invalidation::Inode(Ino(9))]);
+        invalidator.send((0..=MAX_PENDING as u64).map(Ino));
+        invalidator.send([Ino(9)]);
         let mut queue = invalidator.shared.queue.lock();
-        assert_eq!(queue.take(), BTreeSet::from([Invalidation::Inode(Ino(3))]));
+        assert_eq!(queue.take(), BTreeSet::from([Ino(3)]));
         assert!(queue.take().is_empty(), "an overflow is dealt with once");
     }
 }

@@ -7,13 +7,15 @@ mod invalidate;
 mod mount;
 mod serving;
 
-pub use invalidate::{Invalidation, Invalidator, MAX_PENDING};
 pub use mount::{MountError, MountOptions};
 
+use crate::id::Ino;
 use crate::volume::Volume;
 use adapter::Adapter;
 use fuser::{Config, Session, SessionACL};
+use invalidate::Invalidator;
 use mount::{Connection, Device};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use tokio::sync::watch;
 
@@ -70,14 +72,9 @@ impl Mounted {
         &self.mountpoint
     }
 
-    /// For telling the kernel of changes made elsewhere.
-    pub fn invalidator(&self) -> Invalidator {
-        self.invalidator.clone()
-    }
-
-    /// Tells the kernel to look at these again.
-    pub fn invalidate(&self, invalidations: Vec<Invalidation>) {
-        self.invalidator.send(invalidations);
+    /// Tells the kernel to look at these again: content and attributes.
+    pub fn invalidate(&self, inodes: &BTreeSet<Ino>) {
+        self.invalidator.send(inodes.iter().copied());
     }
 
     /// Returns when the kernel's side has ended: someone unmounted it and nothing there is open any more. What is
