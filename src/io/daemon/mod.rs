@@ -302,6 +302,7 @@ impl Daemon {
         let unmounted = tokio::task::spawn_blocking(move || mount.unmount()).await;
         unmounted.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         self.mounts.lock().remove(&path);
+        mounted.invalidate_no_more().await;
         if tokio::time::timeout(LET_GO_DEADLINE, mounted.ended()).await.is_err() {
             tracing::warn!(
                 "programs still have files of {} open; what they write from now on is not waited for",

@@ -3,16 +3,22 @@
 //! The kernel makes a notification wait for a page that a request holds, and that request may wait for us. So nothing
 //! that serves requests ever notifies: it queues here, and one thread of its own does it.
 //!
+//! A peer may be killed while that thread waits. It ends when the request does, and the kernel ends those that were taken
+//! through a device as soon as that one is closed: so the thread has another, and shares no descriptor with those that
+//! take requests. One that nobody had taken is never answered; the thread stays then, the kernel keeps the mount for it,
+//! and `shoal unmount` lets go of both. Having no descriptor but its own device and the log, it keeps nothing else.
+//!
 //! Names are never told. The kernel keeps one for no longer than the call that looked it up, and to forget it on our word
 //! it would wait for whoever is changing the directory.
 
 use crate::id::Ino;
-use fuser::{INodeNo, Notifier};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 /// The most inodes that wait. Past it, attributes are left to the time the kernel keeps them for, and every file that
 /// is open here is invalidated.
@@ -31,7 +37,7 @@ pub(super) struct Invalidator {
 struct Shared {
     queue: Mutex<Queue>,
     filled: Condvar,
-    emptied: tokio::sync::Notify,
+    emptied: Condvar,
 }
 
 #[derive(Default)]
@@ -40,6 +46,8 @@ struct Queue {
     pending: BTreeSet<Ino>,
     overflowed: bool,
     closed: bool,
+    /// The thread is there.
+    runs: bool,
     /// How many handles of each inode are open.
     open: BTreeMap<Ino, u32>,
     /// How many batches were taken to tell the kernel, and how many of these it has been told.
@@ -94,22 +102,31 @@ impl Invalidator {
             // What waits goes with the next batch.
             queue.taken + u64::from(!queue.pending.is_empty() || queue.overflowed)
         };
-        let caught_up = async {
-            loop {
-                let emptied = self.shared.emptied.notified();
-                tokio::pin!(emptied);
-                emptied.as_mut().enable();
-                let reached = {
-                    let queue = self.shared.queue.lock();
-                    queue.told >= upto || queue.closed
-                };
-                if reached {
-                    return;
+        self.wait_until(move |queue| queue.told >= upto || queue.closed).await;
+    }
+
+    /// Has the kernel told nothing more, and waits until the thread has ended. To be called while requests are still
+    /// answered: a peer that ended under a thread which waits for one would leave it there.
+    pub(super) async fn end(&self) {
+        self.close();
+        self.wait_until(|queue| !queue.runs).await;
+    }
+
+    /// Waits in a thread that blocks: the one that tells the kernel could not wake a task, having no descriptor of the
+    /// run-time's.
+    async fn wait_until(&self, reached: impl Fn(&Queue) -> bool + Send + 'static) {
+        let shared = self.shared.clone();
+        let wait = move || {
+            let deadline = Instant::now() + CAUGHT_UP;
+            let mut queue = shared.queue.lock();
+            while !reached(&queue) {
+                if shared.emptied.wait_until(&mut queue, deadline).timed_out() {
+                    return reached(&queue);
                 }
-                emptied.await;
             }
+            true
         };
-        if tokio::time::timeout(CAUGHT_UP, caught_up).await.is_err() {
+        if !tokio::task::spawn_blocking(wait).await.unwrap_or(false) {
             tracing::warn!("the kernel has not taken what changed elsewhere within {CAUGHT_UP:?}");
         }
     }
@@ -129,11 +146,23 @@ impl Invalidator {
         }
     }
 
-    /// Starts the thread. It ends when `close` is called.
-    pub(super) fn start(&self, notifier: Notifier) -> io::Result<()> {
-        let shared = self.shared.clone();
-        std::thread::Builder::new().name("fuse-invalidate".into()).spawn(move || shared.run(&notifier))?;
-        Ok(())
+    /// Starts the thread, for the connection that `session` is a descriptor of. It ends when `close` is called.
+    pub(super) fn start(&self, session: BorrowedFd<'_>) -> io::Result<()> {
+        let (shared, session) = (self.shared.clone(), session.as_raw_fd());
+        let (said, hears) = mpsc::channel();
+        let run = move || match own_device(session) {
+            Ok(device) => {
+                shared.queue.lock().runs = true;
+                let _ = said.send(Ok(()));
+                shared.run(&device);
+                shared.queue.lock().runs = false;
+                shared.emptied.notify_all();
+            }
+            Err(error) => drop(said.send(Err(error))),
+        };
+        std::thread::Builder::new().name("fuse-invalidate".into()).spawn(run)?;
+        // Until then the thread needs the session's descriptor.
+        hears.recv().unwrap_or_else(|_| Err(io::Error::other("the invalidation thread ended at its start")))
     }
 
     /// The kernel's side is gone: nothing is to be told any more.
@@ -143,12 +172,12 @@ impl Invalidator {
         queue.pending.clear();
         drop(queue);
         self.shared.filled.notify_all();
-        self.shared.emptied.notify_waiters();
+        self.shared.emptied.notify_all();
     }
 }
 
 impl Shared {
-    fn run(&self, notifier: &Notifier) {
+    fn run(&self, device: &File) {
         loop {
             let batch = {
                 let mut queue = self.queue.lock();
@@ -162,19 +191,68 @@ impl Shared {
                 queue.take()
             };
             for ino in batch {
-                notify(notifier, ino);
+                if self.queue.lock().closed {
+                    return;
+                }
+                notify(device, ino);
             }
             self.queue.lock().told += 1;
-            self.emptied.notify_waiters();
+            self.emptied.notify_all();
+        }
+    }
+}
+
+/// A descriptor of the session's connection for this thread alone, which from then on shares none with the process.
+fn own_device(session: RawFd) -> io::Result<File> {
+    /// `FUSE_DEV_IOC_CLONE`: makes a newly opened device one more of a connection.
+    const CLONE: libc::Ioctl = 0x8004_e500_u32 as libc::Ioctl;
+    // SAFETY: takes a number. What this thread owns until here are no descriptors.
+    let apart = unsafe { libc::unshare(libc::CLONE_FILES) } == 0;
+    let refused = io::Error::last_os_error();
+    let device = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
+    let mut source = session as u32;
+    // SAFETY: the device is open, and the call reads one number that lives through it.
+    if unsafe { libc::ioctl(device.as_raw_fd(), CLONE, &mut source) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    if apart {
+        close_all_but(device.as_raw_fd());
+    } else {
+        tracing::warn!("the invalidation thread gets no descriptors of its own: {refused}");
+    }
+    Ok(device)
+}
+
+/// Closes what this thread has open, but for `kept` and the log.
+fn close_all_but(kept: RawFd) {
+    let (kept, log) = (kept as u32, libc::STDERR_FILENO as u32);
+    let (first, second) = (kept.min(log), kept.max(log));
+    for range in [0..first, first + 1..second, second + 1..u32::MAX] {
+        // SAFETY: takes numbers. The table is this thread's, which uses none of these descriptors.
+        if !range.is_empty() && unsafe { libc::syscall(libc::SYS_close_range, range.start, range.end - 1, 0) } == -1 {
+            tracing::warn!("the invalidation thread keeps descriptors: {}", io::Error::last_os_error());
         }
     }
 }
 
 /// Has the kernel forget the attributes and all pages of an inode.
-fn notify(notifier: &Notifier, ino: Ino) {
-    if let Err(error) = notifier.inval_inode(INodeNo(ino.0), 0, 0) {
+fn notify(mut device: &File, ino: Ino) {
+    if let Err(error) = device.write_all(&message(ino))
+        && error.kind() != io::ErrorKind::NotFound
+    {
         tracing::debug!(?ino, %error, "the kernel did not take an invalidation");
     }
+}
+
+/// The kernel's `fuse_out_header` and `fuse_notify_inval_inode_out`, for all of an inode.
+fn message(ino: Ino) -> [u8; 40] {
+    const INVAL_INODE: i32 = 2;
+    let mut message = [0; 40];
+    message[..4].copy_from_slice(&40u32.to_ne_bytes());
+    message[4..8].copy_from_slice(&INVAL_INODE.to_ne_bytes());
+    // A request of number 0 is none. Offset and length stay 0, which means everything.
+    message[16..24].copy_from_slice(&ino.0.to_ne_bytes());
+    message
 }
 
 #[cfg(test)]
@@ -201,5 +279,26 @@ mod tests {
         let mut queue = invalidator.shared.queue.lock();
         assert_eq!(queue.take(), BTreeSet::from([Ino(3)]));
         assert!(queue.take().is_empty(), "an overflow is dealt with once");
+    }
+
+    #[test]
+    fn the_thread_shares_no_descriptor_with_the_process() {
+        let kept = File::open("/dev/null").unwrap();
+        let open = |thread: &str| {
+            let entries = std::fs::read_dir(format!("/proc/{thread}/fd")).unwrap();
+            entries
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap().parse().unwrap())
+                .collect::<Vec<RawFd>>()
+        };
+        let number = kept.as_raw_fd();
+        let left = std::thread::spawn(move || {
+            // SAFETY: takes a number.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+            close_all_but(number);
+            open("thread-self")
+        });
+        // The listing itself has one open, of the lowest number that is free.
+        assert_eq!(BTreeSet::from_iter(left.join().unwrap()), BTreeSet::from([0, libc::STDERR_FILENO, number]));
+        assert!(open("self").contains(&libc::STDOUT_FILENO) && kept.metadata().is_ok(), "the process keeps its own");
     }
 }
