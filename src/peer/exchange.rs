@@ -400,7 +400,7 @@ impl Peer {
     }
 }
 
-fn raise(vector: &mut VersionVector, author: Author, seq: u64) {
+pub(super) fn raise(vector: &mut VersionVector, author: Author, seq: u64) {
     let entry = vector.0.entry(author).or_default();
     *entry = seq.max(*entry);
 }

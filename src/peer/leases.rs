@@ -210,6 +210,7 @@ impl Peer {
         if let Some(Need::Naming { wish, .. }) = self.leases.needs.remove(&id) {
             self.wishes.forget(wish);
         }
+        self.wishes.forget_found(id);
     }
 
     /// Goes on with whatever waits.
@@ -253,6 +254,10 @@ impl Peer {
                 (Next::Over(outcome), ..) => {
                     self.forget_need(id);
                     effects.push(Effect::Named { id, outcome });
+                }
+                (Next::Found(done), ..) => {
+                    self.forget_need(id);
+                    self.found_done(id, done);
                 }
                 (Next::Wait, ..) => {}
                 (Next::Tell, Some(ino), Need::Naming { wish, naming, .. }) if in_touch => {
