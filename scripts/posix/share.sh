@@ -18,11 +18,11 @@ other=$work/other
 running=
 cleanup() {
     if [ -n "$running" ]; then pkill -TERM -P "$running" || true; kill "$running" 2>/dev/null || true; fi
-    umount -l "$mount" "$other" 2>/dev/null || true
+    umount -f -l "$mount" "$other" 2>/dev/null || true
     # A suite may have started peers anew: they are no children of this shell.
     for peer in "$work"/pid*; do [ ! -e "$peer" ] || kill_peer "${peer##*pid}"; done
     wait 2>/dev/null || true
-    umount -l "$mount" "$other" 2>/dev/null || true
+    umount -f -l "$mount" "$other" 2>/dev/null || true
     # Never delete through a mount.
     mountpoint -q "$mount" || mountpoint -q "$other" || rm -rf "$work"
     rm -rf "$second"

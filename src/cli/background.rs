@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// How long a peer may take until it answers.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long a child that was killed may take to be gone.
+const KILLED_DEADLINE: Duration = Duration::from_secs(5);
+
 /// A log that grew past this is set aside before the next start.
 const LOG_BYTES: u64 = 16 << 20;
 
@@ -118,21 +121,28 @@ pub fn ask_to_end(child: &Child) {
     unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
 }
 
-/// Tells a child to stop and waits; one that does not is killed.
+/// Tells a child to stop and waits; one that does not is killed, and waited for no longer than it may take to die: the
+/// kernel may keep it for its mount.
 pub fn end(child: &mut Child, patience: Duration) {
     if !matches!(child.try_wait(), Ok(None)) {
         return;
     }
     ask_to_end(child);
+    if !ends_within(child, patience) {
+        let _ = child.kill();
+        ends_within(child, KILLED_DEADLINE);
+    }
+}
+
+fn ends_within(child: &mut Child, patience: Duration) -> bool {
     let deadline = Instant::now() + patience;
     while let Ok(None) = child.try_wait() {
         if Instant::now() >= deadline {
-            let _ = child.kill();
-            let _ = child.wait();
-            return;
+            return false;
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+    true
 }
 
 /// Runs a command to its end, which must be a success. `check` is asked all the while whether it may go on; where not,

@@ -11,6 +11,7 @@ mod conflicts;
 mod demo;
 mod evict;
 mod groups;
+mod holder;
 mod init;
 mod interrupt;
 mod invite;

@@ -1,7 +1,9 @@
 //! `shoal mount`: the share as a directory of this machine.
 
+use super::holder::{self, Holder};
 use super::serve::{RunArgs, run_here, running};
-use super::{CHANGE_DEADLINE, ask, background, output, sharepath, unexpected};
+use super::sharepath::{self, Answer};
+use super::{CHANGE_DEADLINE, ask, background, output, unexpected};
 use crate::io::control::{ByteText, ControlReply, ControlRequest};
 use anyhow::{Context, bail};
 use std::path::{Path, PathBuf};
@@ -63,14 +65,27 @@ fn mountpoint(given: &Path) -> anyhow::Result<PathBuf> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             bail!("the mountpoint {shown} is not there; make it with mkdir -p {shown}")
         }
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED)) => {
             bail!("{}", gone(given))
         }
         Err(error) => return Err(error).with_context(|| format!("the mountpoint {shown} cannot be reached")),
     };
     // A mount whose peer is gone still has a path, but answers nothing.
-    if sharepath::is_dead(&real) {
-        bail!("{}", gone(given));
+    match sharepath::answer(&real) {
+        Answer::Something => {}
+        Answer::Gone => bail!("{}", gone(given)),
+        Answer::Nothing => {
+            let mount = sharepath::mount_at(&real)?;
+            match mount.map_or(Holder::Unseen, |mount| holder::of(&mount.device)) {
+                Holder::Killed(_) => bail!("{}", gone(given)),
+                Holder::Living(pid) => {
+                    bail!(
+                        "{shown} already is a mount of process {pid}, which does not answer now; give another directory"
+                    )
+                }
+                Holder::Unseen => bail!("the mountpoint {shown} does not answer; give another directory"),
+            }
+        }
     }
     if !real.is_dir() {
         bail!("the mountpoint {shown} is no directory; give an empty directory");

@@ -6,6 +6,11 @@ use anyhow::{Context, bail};
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// How long a mountpoint may take to say what it is. A peer answers that from memory.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How the kernel names the file system of a mount of a share.
 const FILE_SYSTEM: &[u8] = b"fuse.shoal";
@@ -76,27 +81,68 @@ pub fn mounted_below(directory: &Path) -> anyhow::Result<Option<PathBuf>> {
     Ok(mounts()?.into_iter().map(|mount| mount.mountpoint).find(|mountpoint| mountpoint.starts_with(directory)))
 }
 
-/// The process behind the mount is gone.
-pub fn is_dead(mountpoint: &Path) -> bool {
-    std::fs::metadata(mountpoint).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+/// What a mountpoint says when it is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    Something,
+    /// The process behind the mount is gone, and the kernel knows it.
+    Gone,
+    /// Nothing within the time for it.
+    Nothing,
+}
+
+/// Asks a mountpoint for its attributes, in a thread that is left behind where no answer comes.
+pub fn answer(mountpoint: &Path) -> Answer {
+    let (said, hears) = mpsc::channel();
+    let path = mountpoint.to_owned();
+    std::thread::spawn(move || {
+        let _ = said.send(std::fs::metadata(path));
+    });
+    match hears.recv_timeout(ANSWER_DEADLINE) {
+        Err(_) => Answer::Nothing,
+        Ok(Err(error)) if matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED)) => Answer::Gone,
+        Ok(_) => Answer::Something,
+    }
 }
 
 /// Lets go of a mount at once, whatever is behind it.
 pub fn detach(mountpoint: &Path) -> anyhow::Result<()> {
-    let shown = mountpoint.display();
-    let path = CString::new(mountpoint.as_os_str().as_bytes()).context("a mountpoint with a zero byte")?;
-    // SAFETY: the path is a string that ends with a zero byte and lives through the call.
-    if unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) } == 0 {
-        return Ok(());
-    }
-    let error = std::io::Error::last_os_error();
-    if error.raw_os_error() == Some(libc::EPERM) {
-        let helper = std::process::Command::new("fusermount3").args(["-u", "-z", "--"]).arg(mountpoint).output();
-        if helper.is_ok_and(|helper| helper.status.success()) {
-            return Ok(());
+    let detached = match umount(mountpoint, libc::MNT_DETACH) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => umount_by_program(mountpoint).or(Err(error)),
+        other => other,
+    };
+    detached.with_context(|| format!("{} cannot be unmounted", mountpoint.display()))
+}
+
+/// The same, and has every call that waits in it fail. Only for a mount that no living process serves.
+pub fn abort(mount: &Mounted) -> anyhow::Result<()> {
+    match umount(&mount.mountpoint, libc::MNT_FORCE | libc::MNT_DETACH) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            // The kernel gives this to who mounted.
+            let connection = mount.device.rsplit(':').next().unwrap_or_default();
+            let switch = format!("/sys/fs/fuse/connections/{connection}/abort");
+            std::fs::write(&switch, "1").with_context(|| {
+                let shown = mount.mountpoint.display();
+                format!("{shown} is stuck, and {switch} cannot be used to end it; run umount -f -l {shown} as root")
+            })?;
+            detach(&mount.mountpoint)
         }
+        other => other.with_context(|| format!("{} cannot be unmounted", mount.mountpoint.display())),
     }
-    Err(error).with_context(|| format!("{shown} cannot be unmounted"))
+}
+
+fn umount(mountpoint: &Path, flags: libc::c_int) -> std::io::Result<()> {
+    let path = CString::new(mountpoint.as_os_str().as_bytes())?;
+    // SAFETY: the path is a string that ends with a zero byte and lives through the call.
+    match unsafe { libc::umount2(path.as_ptr(), flags) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+fn umount_by_program(mountpoint: &Path) -> std::io::Result<()> {
+    let helper = std::process::Command::new("fusermount3").args(["-u", "-z", "--"]).arg(mountpoint).output()?;
+    if helper.status.success() { Ok(()) } else { Err(std::io::ErrorKind::PermissionDenied.into()) }
 }
 
 fn mounts() -> anyhow::Result<Vec<Mounted>> {

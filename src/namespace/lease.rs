@@ -86,6 +86,12 @@ impl Namespace {
         self.tree.held(ino).peer
     }
 
+    /// Whether there is such a lease. An inode that was reaped has none: nothing is to be done under it, and it is forgotten
+    /// here and there at different times.
+    pub fn has_lease(&self, ino: Ino) -> bool {
+        ino == MOVES || self.inode(ino).is_some()
+    }
+
     /// Whether the lease came to its holder from a peer that was deposed.
     pub fn is_inherited(&self, ino: Ino) -> bool {
         self.tree.given(ino) != self.tree.held(ino)

@@ -15,7 +15,7 @@ impl Work<'_> {
         let into = self.tree.survivor(into);
         let clash = |conflict: &Conflict| {
             let taken = |wished: &Place| self.tree.entry(self.tree.survivor(wished.parent), &wished.name);
-            conflict.ino == ino && conflict.other.as_ref().and_then(taken).is_some_and(|entry| entry.ino == into)
+            conflict.ino == ino && conflict.beside().and_then(taken).is_some_and(|entry| entry.ino == into)
         };
         let clashes = self.tree.conflict(from).is_some_and(clash);
         if clashes && self.may_become_one(ino, into) {
@@ -107,7 +107,8 @@ impl Namespace {
     pub fn merges(&self, time: WallTime, at_most: usize) -> Vec<Change> {
         let directory = |ino| self.inode(ino).is_some_and(|inode| inode.kind == Kind::Directory);
         let merge = |(from, conflict): (Place, &Conflict)| {
-            let wished = conflict.other.as_ref()?;
+            // Where only a move was left out, what has the name it was to go to is another thing.
+            let wished = conflict.beside()?;
             let (ino, into) = (conflict.ino, self.entry(wished.parent, &wished.name)?.ino);
             let both = ino != into && directory(ino) && directory(into);
             let apart = both && !self.is_above(ino, into) && !self.is_above(into, ino);

@@ -131,7 +131,7 @@ impl Peer {
                 self.heard(namespace, from, vector, None, effects);
                 let sent = now.steady.0;
                 effects.push(self.lease_message(from, LeaseMessage::Beat { sent }));
-                effects.push(self.tell_locks(namespace, from, true));
+                effects.push(self.tell_locks(from, true));
             }
             ControlMessage::Have { vector, durable, sure } => {
                 if sure {
@@ -400,7 +400,7 @@ impl Peer {
     }
 }
 
-fn raise(vector: &mut VersionVector, author: Author, seq: u64) {
+pub(super) fn raise(vector: &mut VersionVector, author: Author, seq: u64) {
     let entry = vector.0.entry(author).or_default();
     *entry = seq.max(*entry);
 }

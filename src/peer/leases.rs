@@ -35,7 +35,7 @@ const MAX_WANTED: usize = 1 << 16;
 pub enum Need {
     /// To be in touch.
     Touch,
-    /// To hold these, and to be in touch.
+    /// To hold those of these that are still there, and to be in touch.
     Leases(BTreeSet<Ino>),
     /// This done to names, under these: to hold them, or that their holder does it. The number tells the wish from all
     /// others that any peer ever has.
@@ -210,6 +210,7 @@ impl Peer {
         if let Some(Need::Naming { wish, .. }) = self.leases.needs.remove(&id) {
             self.wishes.forget(wish);
         }
+        self.wishes.forget_found(id);
     }
 
     /// Goes on with whatever waits.
@@ -238,8 +239,10 @@ impl Peer {
         let needs: Vec<(u64, Need)> = self.leases.needs.iter().map(|(id, need)| (*id, need.clone())).collect();
         let mut asking = BTreeSet::new();
         for (id, need) in needs {
-            // In the order of their numbers, one after the other: so that of two who need the same two, one waits.
-            let lacking = need.leases().and_then(|inos| inos.iter().copied().find(|ino| !self.holds(namespace, *ino)));
+            // In the order of their numbers, one after the other: so that of two who need the same two, one waits. What
+            // was reaped meanwhile does not come any more: whoever needed it looks again, and finds it gone.
+            let lacks = |ino: &Ino| !self.holds(namespace, *ino) && namespace.has_lease(*ino);
+            let lacking = need.leases().and_then(|inos| inos.iter().copied().find(lacks));
             let next = match &need {
                 Need::Naming { wish, .. } => {
                     let here = in_touch && lacking.is_none();
@@ -251,6 +254,10 @@ impl Peer {
                 (Next::Over(outcome), ..) => {
                     self.forget_need(id);
                     effects.push(Effect::Named { id, outcome });
+                }
+                (Next::Found(done), ..) => {
+                    self.forget_need(id);
+                    self.found_done(id, done);
                 }
                 (Next::Wait, ..) => {}
                 (Next::Tell, Some(ino), Need::Naming { wish, naming, .. }) if in_touch => {

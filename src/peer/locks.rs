@@ -336,7 +336,14 @@ impl Peer {
             self.leases_were_inherited(namespace, now.steady, effects);
         }
         self.send_unlocks(namespace, effects);
-        self.locks.bare.retain(|_, until| *until > now.steady);
+        let came: Vec<Ino> =
+            self.locks.bare.iter().filter(|(_, until)| **until <= now.steady).map(|(ino, _)| *ino).collect();
+        for ino in came {
+            self.locks.bare.remove(&ino);
+            if namespace.holder(ino) != self.me {
+                self.take_out_locks(ino, effects);
+            }
+        }
         self.locks.withdrawn.retain(|_, withdrawn| withdrawn.since.after(FORGOTTEN) > now.steady);
         if self.locks.grace.as_ref().is_some_and(|(until, of)| *until <= now.steady || of.is_empty()) {
             self.locks.grace = None;
@@ -469,7 +476,7 @@ impl Peer {
                 self.told_of_keeper(ino, locks.into_iter().map(own).collect());
                 self.look_at_leases(namespace, now, effects);
             }
-            LockMessage::Tell => effects.push(self.tell_locks(namespace, from, false)),
+            LockMessage::Tell => effects.push(self.tell_locks(from, false)),
             LockMessage::Lost { ino, owner } => {
                 self.locks.own.release(ino, LockOwner { peer: self.me, number: owner });
                 effects.push(Effect::LockLost { ino });
@@ -502,7 +509,9 @@ impl Peer {
         for (ino, lock) in said {
             let here = namespace.holder(ino) == self.me && !self.is_asked_for(ino);
             let known = self.locks.table.held(ino).iter().any(|held| held.owner == lock.owner);
-            let stands = known || (self.in_grace(namespace, ino) && self.locks.table.restore(ino, lock));
+            // Of a file that is kept elsewhere nothing is to be left here: its keeper may be followed by this peer.
+            let mine = namespace.holder(ino) == self.me || self.locks.bare.contains_key(&ino);
+            let stands = known || (mine && self.in_grace(namespace, ino) && self.locks.table.restore(ino, lock));
             if here && !stands {
                 effects.push(lock_message(from, LockMessage::Lost { ino, owner: lock.owner.number }));
             }
@@ -512,11 +521,11 @@ impl Peer {
         }
     }
 
-    /// Tells a peer which locks of this machine's processes it keeps, or should know of.
-    pub(super) fn tell_locks(&self, namespace: &Namespace, to: PeerTag, all: bool) -> Effect {
-        // All it has, where that is to be all: who keeps a file may be news that has not arrived here.
-        let files = self.locks.own.files().filter(|ino| all || namespace.holder(*ino) == to);
-        let locks = files.flat_map(|ino| self.locks.own.held(ino).iter().map(move |lock| (ino, *lock)));
+    /// Tells a peer which locks of this machine's processes it keeps, or should know of: every one, since it may have
+    /// become a file's keeper by news that has not arrived here, and waits for nothing but this.
+    pub(super) fn tell_locks(&self, to: PeerTag, all: bool) -> Effect {
+        let locks =
+            self.locks.own.files().flat_map(|ino| self.locks.own.held(ino).iter().map(move |lock| (ino, *lock)));
         lock_message(to, LockMessage::Holds { locks: locks.take(MAX_LOCKS).collect(), all })
     }
 
@@ -539,7 +548,7 @@ impl Peer {
             self.take_out_locks(ino, effects);
         }
         for peer in &others {
-            effects.push(self.tell_locks(namespace, *peer, false));
+            effects.push(self.tell_locks(*peer, false));
         }
         self.locks.grace = Some((now.after(GRACE), others));
     }

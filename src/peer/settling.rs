@@ -5,7 +5,7 @@
 //! well, and whoever has it without that is sent that too.
 
 use super::Peer;
-use super::exchange::Link;
+use super::exchange::{Link, raise};
 use crate::id::PeerTag;
 use crate::namespace::{Namespace, VersionVector};
 use crate::time::Instant;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// How long a change waits for what it is built on: more than it takes to send that again. A peer that cannot take it,
 /// since its clock is wrong, must not hold up whoever does.
-const FOUNDED: Duration = Duration::from_secs(5);
+pub(super) const FOUNDED: Duration = Duration::from_secs(5);
 
 /// What own ops are built on.
 pub(super) struct Foundation {
@@ -35,6 +35,21 @@ impl Peer {
         let here = !durable || keeps(&self.durable);
         let has = |link: &Link| if durable { keeps(&link.durable) } else { self.has_settled(&link.theirs, seq, now) };
         here && self.waited_for(now).all(|peer| self.links.get(&peer).is_some_and(has))
+    }
+
+    /// Whether every peer that changes wait for has this, whoever made it.
+    pub(super) fn everybody_has(&self, vector: &VersionVector, now: Instant) -> bool {
+        let has = |link: &Link| link.theirs.covers(vector);
+        self.waited_for(now).all(|peer| self.links.get(&peer).is_some_and(has))
+    }
+
+    /// What this peer has, and what those that changes wait for have said to have.
+    pub(super) fn all_that_anybody_has(&self, namespace: &Namespace, now: Instant) -> VersionVector {
+        let mut all = namespace.vector().clone();
+        for link in self.waited_for(now).filter_map(|peer| self.links.get(&peer)) {
+            link.theirs.0.iter().for_each(|(author, seq)| raise(&mut all, *author, *seq));
+        }
+        all
     }
 
     /// The peers that [`Peer::is_settled`] waits for, for messages.

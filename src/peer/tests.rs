@@ -606,6 +606,27 @@ fn directories_of_one_name_become_one_once_their_makers_meet() {
     assert_eq!(merges(&world.machines[0]), 2, "one peer says so, once");
 }
 
+#[test]
+fn a_directory_that_was_moved_twice_stays_where_the_first_move_put_it() {
+    let mut world = World::new(2, 1);
+    world.run(5 * SECOND);
+    (0..2).for_each(|index| world.handle(index, Event::Ready));
+    world.make(0, "d", Kind::Directory);
+    world.run(SECOND);
+    world.cut.insert((0, 1));
+    world.disconnect(0, 1);
+    world.rename(0, "d", "first");
+    world.make(0, "second", Kind::Directory);
+    world.run(SECOND);
+    world.rename(1, "d", "second");
+    world.run(5 * SECOND);
+    world.heal();
+    world.run(20 * SECOND);
+    for index in 0..2 {
+        assert_eq!(world.names(index), ["first", "second"], "what has the other name is another directory");
+    }
+}
+
 /// Machine 0 makes an op that only machine 2 gets, and loses its power, and the op.
 fn an_op_that_only_one_other_has() -> World {
     let mut world = World::new(3, 11);

@@ -7,8 +7,11 @@
 //!
 //! **Once and no more.** A wish is told to one holder, once. If that one is gone before it has answered, or says that it
 //! did not do it, the wisher gets the leases: with these comes every op that was made under them, and if the wish is
-//! among those it has been done.
+//! among those it has been done. As soon as the wisher has that op, it takes the holder's place, and calls it done when
+//! all the others have it.
 
+use super::exchange::raise;
+use super::settling::FOUNDED;
 use super::{Effect, Peer};
 use crate::id::{Author, Ino, PeerTag};
 use crate::namespace::{Change, Decided, Errno, Namespace, Naming, Op, VersionVector, Wished};
@@ -30,8 +33,16 @@ const MAX_OWED: usize = 1 << 16;
 #[derive(Debug, Default)]
 struct Wish {
     state: State,
-    /// It was done, by this op, which is here: what lost a name by it.
-    done: Option<Option<Ino>>,
+    /// It was done, by an op that is here.
+    done: Option<Done>,
+}
+
+/// The op by which a wish was done, and what lost a name by it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Done {
+    by: Author,
+    seq: u64,
+    gone: Option<Ino>,
 }
 
 #[derive(Debug, Default)]
@@ -56,11 +67,22 @@ struct Owed {
     gone: Option<Ino>,
 }
 
+/// Something that was done for a need here by a holder that does not say so any more. It is told when every connected
+/// peer has it; and then, for a while, when all of them and this one have what any of them had by then, for what it is
+/// built on is among that.
+#[derive(Debug)]
+struct Found {
+    id: u64,
+    done: Done,
+    with: Option<(VersionVector, Instant)>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
     /// This peer's own, by their numbers, which chance drew.
     own: BTreeMap<u64, Wish>,
     owed: Vec<Owed>,
+    found: Vec<Found>,
     /// Who used which directory's lease here of late, and when last.
     users: BTreeMap<Ino, BTreeMap<PeerTag, Instant>>,
     /// The last ops that others made for this peer.
@@ -75,6 +97,8 @@ pub(super) enum Next {
     Tell,
     /// Get the leases as any other need does.
     Ask,
+    /// It was done, and its holder does not say so: see to it that everybody has it.
+    Found(Done),
     /// It is over.
     Over(Result<Option<Ino>, Errno>),
 }
@@ -86,6 +110,11 @@ impl Wishes {
 
     pub fn forget(&mut self, id: u64) {
         self.own.remove(&id);
+    }
+
+    /// What was needed is not any more.
+    pub fn forget_found(&mut self, id: u64) {
+        self.found.retain(|found| found.id != id);
     }
 
     /// The lease of a directory was used, by a process here or for another peer.
@@ -120,9 +149,9 @@ impl Wishes {
             State::New | State::Alone => {}
         }
         match (wish.done, &wish.state) {
-            (Some(gone), _) => Next::Over(Ok(gone)),
+            (Some(done), _) => Next::Found(done),
             (None, State::New) if !here => Next::Tell,
-            (None, _) => Next::Ask,
+            _ => Next::Ask,
         }
     }
 
@@ -143,7 +172,8 @@ impl Wishes {
             if *peer == me && op.stamp.author.peer() != me {
                 raise(&mut self.done_by, op.stamp.author, op.seq);
                 if let Some(wish) = self.own.get_mut(wish) {
-                    wish.done = Some(change.0.takes_a_name_from());
+                    let gone = change.0.takes_a_name_from();
+                    wish.done = Some(Done { by: op.stamp.author, seq: op.seq, gone });
                 }
             }
         }
@@ -158,11 +188,6 @@ impl Wishes {
     pub fn done_by_others(&self) -> &VersionVector {
         &self.done_by
     }
-}
-
-fn raise(vector: &mut VersionVector, author: Author, seq: u64) {
-    let last = vector.0.entry(author).or_default();
-    *last = seq.max(*last);
 }
 
 impl Peer {
@@ -232,10 +257,33 @@ impl Peer {
         true
     }
 
-    /// Tells others what was done for them and has got to everybody.
+    /// Something that was needed was done by a holder that does not say so any more.
+    pub(super) fn found_done(&mut self, id: u64, done: Done) {
+        self.wishes.found.push(Found { id, done, with: None });
+    }
+
+    /// Whether every peer, this one too, has what was done, and what it is built on.
+    fn is_known(&self, namespace: &Namespace, found: &mut Found, now: Instant) -> bool {
+        let op = VersionVector([(found.done.by, found.done.seq)].into());
+        if !self.everybody_has(&op, now) {
+            return false;
+        }
+        let (with, until) =
+            found.with.get_or_insert_with(|| (self.all_that_anybody_has(namespace, now), now.after(FOUNDED)));
+        *until <= now || namespace.vector().covers(with) && self.everybody_has(with, now)
+    }
+
+    /// Tells others, and who waits here, what was done for them and has got to everybody.
     pub(super) fn answer_wishes(&mut self, namespace: &Namespace, now: Instant, effects: &mut Vec<Effect>) {
-        if self.wishes.owed.is_empty() {
+        if self.wishes.owed.is_empty() && self.wishes.found.is_empty() {
             return;
+        }
+        let found = std::mem::take(&mut self.wishes.found);
+        for mut found in found {
+            match self.is_known(namespace, &mut found, now) {
+                true => effects.push(Effect::Named { id: found.id, outcome: Ok(found.done.gone) }),
+                false => self.wishes.found.push(found),
+            }
         }
         let owed = std::mem::take(&mut self.wishes.owed);
         let (ready, rest) = owed.into_iter().partition(|owed| self.is_settled(owed.seq, false, now));

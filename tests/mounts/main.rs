@@ -23,5 +23,6 @@ mod search;
 mod self_check;
 mod share;
 mod simulations;
+mod stuck;
 mod thrash;
 mod together;

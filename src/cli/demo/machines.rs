@@ -130,8 +130,9 @@ impl Machines {
         running.iter_mut().for_each(|child| background::end(child, STOP_PATIENCE));
         for machine in 0..MOUNTED {
             let mountpoint = self.mountpoint(machine);
-            while let Ok(Some(_)) = sharepath::mount_at(&mountpoint) {
-                if let Err(error) = sharepath::detach(&mountpoint) {
+            // No peer is left that would serve it.
+            while let Ok(Some(mount)) = sharepath::mount_at(&mountpoint) {
+                if let Err(error) = sharepath::abort(&mount) {
                     let _ = output::print(&format!("{}\n", one_line(&error)));
                     break;
                 }

@@ -24,8 +24,9 @@ pub use setup::{InitOptions, InitReport, JoinOptions, JoinReport, init, join};
 
 use crate::config::Config;
 use crate::group::HealingSettings;
+use crate::id::Ino;
 use crate::io::control;
-use crate::io::fuse::{self, Invalidation, MountError, Mounted};
+use crate::io::fuse::{self, MountError, Mounted};
 use crate::io::quic::{Identity, Network};
 use crate::io::store::{Home, HomePaths, Shards, ShardsOptions};
 use crate::namespace::{Change, Key, PeerRecord};
@@ -301,6 +302,7 @@ impl Daemon {
         let unmounted = tokio::task::spawn_blocking(move || mount.unmount()).await;
         unmounted.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         self.mounts.lock().remove(&path);
+        mounted.invalidate_no_more().await;
         if tokio::time::timeout(LET_GO_DEADLINE, mounted.ended()).await.is_err() {
             tracing::warn!(
                 "programs still have files of {} open; what they write from now on is not waited for",
@@ -357,28 +359,17 @@ impl Daemon {
     }
 
     fn changed_elsewhere(&self, keys: &BTreeSet<Key>) {
-        let mut stale = Vec::new();
-        let mut inodes = BTreeSet::new();
-        for key in keys {
-            match key {
-                // Not the name itself, which the kernel keeps for no longer than the call that looked it up. To forget it
-                // the kernel would wait for whoever is changing the directory; and where this peer is killed meanwhile
-                // that is for ever: the thread that waits keeps the mount, and the mount everybody in it.
-                Key::Entry(parent, _) => {
-                    inodes.insert(*parent);
-                }
-                Key::Inode(ino) | Key::Extent(ino, _) | Key::Xattr(ino, _) => {
-                    inodes.insert(*ino);
-                }
-                _ => {}
-            }
-        }
+        let inode = |key: &Key| match key {
+            // A name that comes or goes moves the times of its directory; the kernel is told of no more than that.
+            Key::Entry(ino, _) | Key::Inode(ino) | Key::Extent(ino, _) | Key::Xattr(ino, _) => Some(*ino),
+            _ => None,
+        };
+        let inodes: BTreeSet<Ino> = keys.iter().filter_map(inode).collect();
         for ino in &inodes {
             self.volume.invalidated(*ino);
-            stale.push(Invalidation::Inode(*ino));
         }
         for mounted in self.mounts.lock().values() {
-            mounted.invalidator().send(stale.clone());
+            mounted.invalidate(&inodes);
         }
     }
 
@@ -423,7 +414,7 @@ async fn kernel_writes_back(mountpoint: &Path) {
 }
 
 /// Which files are not safe, in one line.
-fn unsafe_files(host: &Host, failed: &[(crate::id::Ino, crate::volume::ports::Errno)]) -> String {
+fn unsafe_files(host: &Host, failed: &[(Ino, crate::volume::ports::Errno)]) -> String {
     let namespace = host.namespace();
     let name =
         |ino| namespace.path(ino).map_or_else(|| format!("{ino}"), |path| String::from_utf8_lossy(&path).into_owned());

@@ -7,13 +7,16 @@ mod invalidate;
 mod mount;
 mod serving;
 
-pub use invalidate::{Invalidation, Invalidator, MAX_PENDING};
 pub use mount::{MountError, MountOptions};
 
+use crate::id::Ino;
 use crate::volume::Volume;
 use adapter::Adapter;
 use fuser::{Config, Session, SessionACL};
+use invalidate::Invalidator;
 use mount::{Connection, Device};
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use tokio::sync::watch;
 
@@ -53,7 +56,7 @@ impl Mounted {
         if let Some(device) = &mounted.device {
             mount::set_read_ahead(device, options.read_ahead);
         }
-        invalidator.start(session.notifier()).map_err(failed)?;
+        invalidator.start(session.as_fd()).map_err(failed)?;
         let serve = move || {
             if let Err(error) = session.run() {
                 tracing::error!(%error, "the connection to the kernel broke");
@@ -70,14 +73,14 @@ impl Mounted {
         &self.mountpoint
     }
 
-    /// For telling the kernel of changes made elsewhere.
-    pub fn invalidator(&self) -> Invalidator {
-        self.invalidator.clone()
+    /// Tells the kernel to look at these again: content and attributes.
+    pub fn invalidate(&self, inodes: &BTreeSet<Ino>) {
+        self.invalidator.send(inodes.iter().copied());
     }
 
-    /// Tells the kernel to look at these again.
-    pub fn invalidate(&self, invalidations: Vec<Invalidation>) {
-        self.invalidator.send(invalidations);
+    /// Tells the kernel nothing more of what changes elsewhere, and waits for the answer to what it was told.
+    pub async fn invalidate_no_more(&self) {
+        self.invalidator.end().await;
     }
 
     /// Returns when the kernel's side has ended: someone unmounted it and nothing there is open any more. What is

@@ -172,6 +172,37 @@ fn two_who_need_one_another_s_lease_both_get_both() {
 }
 
 #[test]
+fn the_lease_of_what_was_reaped_is_waited_for_by_nobody() {
+    for seed in 0..10 {
+        let mut world = World::new(4, seed);
+        world.run(5 * SECOND);
+        world.make(1, "d", Kind::Directory);
+        world.run(SECOND);
+        let place = Place { parent: ROOT, name: Bytes::from_static(b"d") };
+        let ino = world.machines[0].namespace.entry(ROOT, b"d").unwrap().ino;
+        world.need(0, 1, &[ino]);
+        world.until_provided(0, 1);
+        // Two want to remove it. The second waits for the parent's lease until it is done, and forgotten everywhere.
+        world.need(2, 2, &[ROOT, ino]);
+        let (time, now) = (world.wall(0), Instant(world.now));
+        let machine = &mut world.machines[0];
+        machine.peer.pin(&machine.namespace, ROOT, now).unwrap();
+        let changes = vec![Change::Rmdir { place, ino, time }, Change::Reap { ino }];
+        let (_, effects) = machine.peer.change(&mut machine.namespace, changes, time);
+        world.carry_out(0, effects);
+        world.run(10 * SECOND);
+        assert!(!world.provided.contains(&(2, 2)));
+        let now = world.moment(0);
+        let machine = &mut world.machines[0];
+        let effects = machine.peer.unpin(&mut machine.namespace, ROOT, now);
+        world.carry_out(0, effects);
+        assert!(world.until_provided(2, 2) < SECOND, "seed {seed}");
+        world.need(3, 3, &[ROOT]);
+        assert!(world.until_provided(3, 3) < SECOND, "seed {seed}: nor does anybody keep the parent's for it");
+    }
+}
+
+#[test]
 fn the_leases_of_a_dead_holder_pass_to_one_heir() {
     for seed in 0..10 {
         let mut world = World::new(5, seed);

@@ -125,6 +125,25 @@ fn the_locks_of_a_dead_machine_are_freed_and_a_dead_keeper_s_are_told_to_its_hei
 }
 
 #[test]
+fn an_heir_of_several_machines_hears_of_the_locks_that_the_last_of_them_kept() {
+    for seed in 0..60 {
+        let mut world = world(seed);
+        // Each of two machines holds a lease; one of them keeps the lock of a third.
+        world.create(3, "other");
+        let other = world.machines[3].namespace.entry(FILE, b"other").unwrap().ino;
+        world.must_lock(1, 1);
+        [0, 3].into_iter().for_each(|dead| world.machines[dead].up = false);
+        // Both leases are wanted as soon as their holders are found dead, and the lock, too.
+        world.handle(2, Event::Need { id: 7, need: Need::Leases(BTreeSet::from([other])) });
+        world.lock(2, 1, LockKind::Exclusive, true);
+        assert_eq!(world.outcome(2, 1, 12 * SECOND), None, "seed {seed}: machine 1 still holds it");
+        assert!(world.locks_lost.is_empty(), "seed {seed}");
+        world.unlock(1);
+        assert_eq!(world.outcome(2, 1, 2 * SECOND), Some(LockOutcome::Done), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_machine_that_was_stopped_is_told_that_its_lock_was_given_to_others() {
     let mut world = world(5);
     world.must_lock(1, 1);

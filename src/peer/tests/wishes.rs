@@ -150,3 +150,24 @@ fn what_others_did_for_a_peer_is_on_stable_storage_when_it_asks_for_that() {
     let by = Author::new(world.machines[0].tag, 0);
     assert!(world.machines[1].peer.durable.get(by) >= done, "not what the holder did");
 }
+
+#[test]
+fn what_a_holder_did_and_did_not_live_to_say_is_over_when_all_the_others_have_it() {
+    for seed in 0..40 {
+        let mut world = World::new(4, seed);
+        world.run(5 * SECOND);
+        world.work(0);
+        // For half a second nothing of machine 0 arrives at machine 3.
+        let slow = world.now + SECOND / 2;
+        world.arrivals.insert((0, 3), slow);
+        let ino = world.wish_for(1, 0, "f");
+        while world.has(1, "f").is_none() {
+            world.work(0);
+            world.run(A_MOMENT / 4);
+        }
+        assert_eq!(world.has(3, "f"), None, "seed {seed}");
+        world.crash(0);
+        assert_eq!(world.until_over(1, 0), Some(Ok(None)), "seed {seed}");
+        assert!((1..4).all(|at| world.has(at, "f") == Some(ino)), "seed {seed}: all see it when it is done");
+    }
+}

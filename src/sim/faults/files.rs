@@ -63,6 +63,20 @@ impl World<'_> {
         value(&self.machines[n].namespace, self.users.furniture.file)
     }
 
+    /// The records that somebody finds in the file on a machine.
+    pub(super) fn records_at(&self, n: usize) -> BTreeSet<u64> {
+        let names = &self.machines[n].namespace;
+        let stored =
+            names.extents(self.users.furniture.file, 0, u64::MAX).filter_map(|(_, extent)| match &extent.source {
+                Source::Inline(bytes) => Some(bytes.clone()),
+                Source::Block { .. } | Source::Hole => None,
+            });
+        let run = self.machines[n].run;
+        let unsaved = self.users.unsaved.get(&n).filter(|unsaved| unsaved.run == run);
+        let unsaved = unsaved.into_iter().flat_map(|unsaved| unsaved.pieces.iter().map(|(_, bytes)| bytes.clone()));
+        stored.chain(unsaved).filter_map(|bytes| Some(u64::from_le_bytes(bytes.as_ref().try_into().ok()?))).collect()
+    }
+
     /// What was not stored when a machine stopped is gone.
     fn drop_old_unsaved(&mut self, n: usize) {
         if self.users.unsaved.get(&n).is_some_and(|unsaved| unsaved.run != self.machines[n].run) {
@@ -100,6 +114,7 @@ impl World<'_> {
             unsaved.size += record.len() as u64;
             unsaved.value = after;
             unsaved.acts.push(id);
+            self.users.written.insert(id);
             let step = Put(vec![(0, before, after)]);
             let judged = self.note(id, n, Done::Put(Thing::File, step), called, None);
             self.report.judged_acts += u32::from(judged);
@@ -155,7 +170,12 @@ impl World<'_> {
                 unsaved_acts.into_iter().for_each(|id| self.is_made(id, seq));
             }
             // Others wrote it meanwhile: who wrote here is told that it is lost.
-            None => unsaved_acts.iter().for_each(|id| _ = self.users.doing.remove(id)),
+            None => {
+                for id in unsaved_acts {
+                    self.users.doing.remove(&id);
+                    self.users.written.remove(&id);
+                }
+            }
         }
         Ok(())
     }

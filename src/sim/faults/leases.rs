@@ -140,13 +140,29 @@ impl World<'_> {
         }
     }
 
-    /// Since when two machines have been connected, and each has taken the other for alive. Of two that are so slow that
-    /// each finds the other dead, each goes on alone, as in a partition, though messages still come through.
-    fn acquainted_since(&self, a: usize, b: usize) -> Option<Instant> {
+    /// Since when each of two machines has taken the other for alive.
+    fn alive_since(&self, a: usize, b: usize) -> Option<Instant> {
         let found = |n: usize, other: usize| {
             self.leases.alive.get(&(n, self.machines[n].run, self.machines[other].tag)).copied()
         };
-        Some(self.connected_since(a, b)?.max(found(a, b)?).max(found(b, a)?))
+        Some(found(a, b)?.max(found(b, a)?))
+    }
+
+    /// Since when all of them have taken one another for alive; none while some do not.
+    pub(super) fn all_alive_since(&self, company: &BTreeSet<usize>) -> Option<Instant> {
+        let mut since = Instant::default();
+        for one in company {
+            for two in company.range(one + 1..) {
+                since = since.max(self.alive_since(*one, *two)?);
+            }
+        }
+        Some(since)
+    }
+
+    /// Since when two machines have been connected, and each has taken the other for alive. Of two that are so slow that
+    /// each finds the other dead, each goes on alone, as in a partition, though messages still come through.
+    fn acquainted_since(&self, a: usize, b: usize) -> Option<Instant> {
+        Some(self.connected_since(a, b)?.max(self.alive_since(a, b)?))
     }
 
     /// All that a machine is connected to, over others too.

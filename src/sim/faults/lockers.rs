@@ -4,7 +4,7 @@
 use super::acts::{Holders, Locking};
 use super::order::Record;
 use super::sides::Done;
-use super::users::Users;
+use super::users::{Users, Wish};
 use super::world::{What, World};
 use crate::namespace::{Lock, LockKind, LockOwner, LockRequest};
 use crate::peer::Event;
@@ -14,8 +14,11 @@ use crate::wire::LockOutcome;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// The longest that a lock is held.
+/// The longest that a lock is held, mostly...
 const HELD: Duration = Duration::from_millis(200);
+
+/// ...and now and then: over what befalls others, and whoever keeps the lock.
+const HELD_LONG: Duration = Duration::from_secs(15);
 
 /// The longest that somebody waits who has not all day.
 const WAITING: Duration = Duration::from_secs(5);
@@ -26,11 +29,16 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// For so long something may still come of a request that was given up.
 const FORGOTTEN: Duration = Duration::from_secs(30);
 
+/// Sets those who never learned that they had a lock apart from those who use it.
+const IN_VAIN: u64 = 1 << 63;
+
 /// Who takes locks on one machine.
 pub(super) struct Locker {
     run: u64,
     owner: LockOwner,
     phase: Phase,
+    /// What is written under the lock that is held, and since when.
+    writes: Option<(u64, Instant)>,
     /// Requests that were given up, and when.
     given_up: Vec<(LockOwner, bool, Instant)>,
 }
@@ -56,6 +64,14 @@ impl Locker {
 }
 
 impl Users {
+    /// As if somebody held a lock.
+    #[cfg(test)]
+    pub fn hold_for_test(&mut self, n: usize, owner: LockOwner) {
+        let phase = Phase::Holding { exclusive: true };
+        let locker = Locker { run: 1, owner, phase, writes: None, given_up: Vec::new() };
+        self.lockers.insert(n, locker);
+    }
+
     /// Who of a machine may hold a lock, or be about to.
     pub fn owner(&self, n: usize) -> Option<LockOwner> {
         self.lockers.get(&n).filter(|locker| locker.is_busy()).map(|locker| locker.owner)
@@ -65,7 +81,8 @@ impl Users {
     pub fn agree(&self, kept: &Holders, members: &BTreeSet<usize>, run: impl Fn(usize) -> u64) -> bool {
         let lockers = members.iter().filter_map(|n| self.lockers.get(n).filter(|locker| locker.run == run(*n)));
         let busy: Vec<&Locker> = lockers.filter(|locker| locker.is_busy()).collect();
-        kept.keys().all(|owner| busy.iter().any(|locker| locker.owner == *owner))
+        let knows = |locker: &&Locker| !matches!(locker.phase, Phase::Asking { .. });
+        kept.keys().all(|owner| busy.iter().filter(|locker| knows(locker)).any(|locker| locker.owner == *owner))
             && busy.iter().all(|locker| match locker.phase {
                 Phase::Holding { exclusive } => kept.get(&locker.owner) == Some(&exclusive),
                 _ => true,
@@ -112,7 +129,7 @@ impl World<'_> {
         let (now, file, run) = (self.queue.now(), self.users.furniture.file, self.machines[n].run);
         let owner = LockOwner { peer: self.machines[n].tag, number: 1 };
         let id = self.users.number();
-        let fresh = Locker { run, owner, phase: Phase::Idle, given_up: Vec::new() };
+        let fresh = Locker { run, owner, phase: Phase::Idle, writes: None, given_up: Vec::new() };
         let locker = self.users.lockers.entry(n).or_insert(fresh);
         if locker.run != run {
             locker.next();
@@ -133,6 +150,19 @@ impl World<'_> {
         self.handle(n, Event::Lock { id, ino: file, request: LockRequest::Take { lock, wait } });
     }
 
+    /// The connection over which somebody may have asked is gone. What was given over it nobody learned of, and whoever
+    /// keeps it finds out: for a while it was in others' way.
+    pub(super) fn may_have_asked_in_vain(&mut self, n: usize) {
+        let run = self.machines[n].run;
+        let Some(locker) = self.users.lockers.get(&n).filter(|locker| locker.run == run) else { return };
+        let Phase::Asking { id, exclusive, called } = locker.phase else { return };
+        let owner = LockOwner { number: IN_VAIN | id, ..locker.owner };
+        for step in [Locking::Take { owner, exclusive }, Locking::Free { owner }] {
+            let number = self.users.number();
+            self.note(number, n, Done::Locking(step), called, None);
+        }
+    }
+
     /// What came of it.
     pub(super) fn locked(&mut self, n: usize, id: u64, outcome: LockOutcome) {
         let now = self.queue.now();
@@ -146,8 +176,15 @@ impl World<'_> {
             LockOutcome::Done => {
                 locker.phase = Phase::Holding { exclusive };
                 self.note_returned(id, n);
-                let after = self.users.chance.up_to(HELD);
+                let long = self.users.calm.is_none() && self.users.chance.happens(0.1);
+                let after = self.users.chance.up_to(if long { HELD_LONG } else { HELD });
                 self.queue.after(after, What::Unlock(n, owner));
+                self.check_written_under_lock(n);
+                let writes = exclusive && self.users.chance.happens(0.5);
+                let writes = writes.then(|| (self.do_now(n, Wish::Append), now));
+                if let Some(locker) = self.users.lockers.get_mut(&n) {
+                    locker.writes = writes;
+                }
             }
             LockOutcome::Held(_) => {
                 locker.phase = Phase::Idle;
@@ -170,6 +207,8 @@ impl World<'_> {
             return;
         }
         locker.phase = Phase::Freeing { id, called: now };
+        let wrote = locker.writes.take();
+        self.wrote_under_lock(n, wrote);
         self.note(id, n, Done::Locking(Locking::Free { owner }), now, None);
         self.queue.after(DEADLINE, What::EnoughOfLock(n, id));
         self.handle(n, Event::Unlock { id, ino: file, owner: owner.number, first: 0, last: u64::MAX });

@@ -1,5 +1,6 @@
 //! Whole shares under all faults at once: machines are killed, cut off, slowed, wiped, filled up, join and leave, and
-//! shards rot, while files are written and deleted, and leases taken in turns. Every machine runs the real peer's core with a namespace of its own;
+//! shards rot, while files are written and deleted, leases taken in turns, and people use the same names, one file and its
+//! locks at the same time. Every machine runs the real peer's core with a namespace of its own;
 //! only the disks and the network are made up. Amid the faults is a lull, in which whoever is down or cut off stays so,
 //! and the others must see to their groups. After the faults comes calm, and then everything must be well again.
 //!

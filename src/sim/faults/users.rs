@@ -20,10 +20,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// From one scene to the next, in the mean: some people, on some machines, want something of one thing at once.
-const EVERY: Duration = Duration::from_secs(3);
+const EVERY: Duration = Duration::from_secs(6);
 
 /// How long a scene takes.
-const SCENE: Duration = Duration::from_millis(250);
+pub(super) const SCENE: Duration = Duration::from_millis(250);
 
 /// The most that is done in one scene.
 const ACTS: usize = 6;
@@ -170,6 +170,8 @@ pub(super) struct Users {
     changes: Changes,
     /// By machine, what was written and is not stored.
     pub unsaved: BTreeMap<usize, Unsaved>,
+    /// The records that were written, by the numbers of what wrote them, and not told to be lost.
+    pub written: BTreeSet<u64>,
     /// By machine, who wants the file's lock there.
     pub lockers: BTreeMap<usize, Locker>,
     /// Since when everything has to be done in time.
@@ -186,6 +188,7 @@ impl Users {
             told: BTreeMap::new(),
             changes: Changes::default(),
             unsaved: BTreeMap::new(),
+            written: BTreeSet::new(),
             lockers: BTreeMap::new(),
             calm: None,
         }
@@ -316,13 +319,21 @@ impl World<'_> {
         (0..NAMES * DIRECTORIES).map(|name| there.found(names, name).map_or(0, |(ino, _)| ino.0)).collect()
     }
 
-    /// Some people begin to do something.
-    pub(super) fn begin_scene(&mut self) {
+    /// Scenes follow one another.
+    pub(super) fn next_scene(&mut self) {
         if !self.storm {
             return;
         }
         let next = self.users.chance.exponential(EVERY);
         self.queue.after(next, What::Scene);
+        self.begin_scene();
+    }
+
+    /// Some people begin to do something.
+    pub(super) fn begin_scene(&mut self) {
+        if !self.storm {
+            return;
+        }
         let ready: Vec<usize> = (0..self.machines.len()).filter(|n| self.is_ready(*n)).collect();
         let some = 2 + self.users.chance.below(3);
         let there = self.users.chance.some(ready, some);
@@ -373,11 +384,17 @@ impl World<'_> {
         if let Wish::Lock { exclusive, wait } = wish {
             return self.want_lock(n, exclusive, wait);
         }
+        self.do_now(n, wish);
+    }
+
+    /// Does something; its number.
+    pub(super) fn do_now(&mut self, n: usize, wish: Wish) -> u64 {
         self.report.acts += 1;
         let (id, run, called) = (self.users.number(), self.machines[n].run, self.queue.now());
         self.users.doing.insert(id, Doing { n, run, wish, called, attempts: 0, made: None, waits: false });
         self.queue.after(DEADLINE, What::GiveUp(id));
         self.go_on(id);
+        id
     }
 
     /// What was needed for something is there.

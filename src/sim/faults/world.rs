@@ -7,7 +7,7 @@ use super::machine::{Machine, key, record};
 use super::plan::{Fault, Plan};
 use super::quiet::{LOOK, Unrest};
 use super::sides::Sides;
-use super::users::{self, Users, Wish};
+use super::users::{self, SCENE, Users, Wish};
 use crate::group::{self, Findings, HealingSettings, KEPT_FOR};
 use crate::id::{Author, BlockName, GroupId, Ino, PeerTag};
 use crate::namespace::{Change, LockOwner, Namespace, Snapshot, Standing, VersionVector};
@@ -26,6 +26,8 @@ const SYNC: Duration = Duration::from_millis(30);
 const ROUND: Duration = Duration::from_secs(5);
 const SCRUB: Duration = Duration::from_secs(60);
 const DIAL: Duration = Duration::from_millis(500);
+/// After a fault people want something at these times: while others find out, and as soon as they have.
+const AFTER: [Duration; 3] = [Duration::from_millis(700), Duration::from_millis(3500), Duration::from_millis(7000)];
 /// How long machines have to meet when all is calm, before people do everything once more.
 const MEETING: Duration = Duration::from_secs(12);
 /// How often one that leaves looks whether somebody has heard of it.
@@ -64,6 +66,7 @@ pub(super) enum What {
     Wish,
     /// Some people want something of one thing.
     Scene,
+    ExtraScene,
     LastScene,
     Act {
         n: usize,
@@ -74,7 +77,9 @@ pub(super) enum What {
     GiveUp(u64),
     EnoughOfLock(usize, u64),
     Unlock(usize, LockOwner),
+    /// A fault is about to happen.
     Fault,
+    Strike,
     Use,
     Start(usize),
     Hear {
@@ -323,14 +328,16 @@ impl<'a> World<'a> {
                     self.handle(n, Event::Recalled(ino));
                 }
             }
-            What::Scene => self.begin_scene(),
+            What::Scene => self.next_scene(),
+            What::ExtraScene => self.begin_scene(),
             What::LastScene => self.begin_last_scene(),
             What::Act { n, run, wish } if runs(self, n, run) => self.act(n, wish),
             What::GoOn(id) => self.go_on(id),
             What::GiveUp(id) => self.give_up(id),
             What::EnoughOfLock(n, id) => self.enough_of_lock(n, id),
             What::Unlock(n, owner) => self.unlock(n, owner),
-            What::Fault => self.fault(),
+            What::Fault => self.fault_amid_a_scene(),
+            What::Strike => self.fault(),
             What::Use => self.use_share(),
             What::Wish => self.wish_for_leases(),
             What::Start(n) => self.start(n),
@@ -490,6 +497,7 @@ impl<'a> World<'a> {
         if self.connections.remove(&(a, b)).is_some() {
             self.sides.changed = true;
             let (one, other) = (self.machines[a].tag, self.machines[b].tag);
+            [a, b].into_iter().for_each(|n| self.may_have_asked_in_vain(n));
             self.handle(a, Event::Disconnected(other));
             self.handle(b, Event::Disconnected(one));
         }
@@ -584,6 +592,15 @@ impl<'a> World<'a> {
             self.gone.insert(n);
             let run = self.machines[n].run;
             self.queue.after(GOODBYE, What::Step { of: n, run, job: Job::Off });
+        }
+    }
+
+    /// Faults come while people are at it, and people go on after them.
+    fn fault_amid_a_scene(&mut self) {
+        if self.storm {
+            self.begin_scene();
+            self.queue.after(self.chance_up_to(SCENE), What::Strike);
+            AFTER.into_iter().for_each(|after| self.queue.after(after, What::ExtraScene));
         }
     }
 

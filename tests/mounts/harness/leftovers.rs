@@ -1,5 +1,6 @@
 //! Cleaning up: after a cluster, and after test processes that died before they could.
 
+use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -33,13 +34,14 @@ pub fn clear(dir: &Path) {
     for pid in peers_under(dir) {
         kill(pid, libc::SIGKILL);
     }
+    let unmount_all = || mounts_under(dir).iter().for_each(|mountpoint| unmount(mountpoint));
+    // Before they have ended, for the kernel may keep one for its mount; and after, for one may have been mounting.
+    unmount_all();
     let deadline = Instant::now() + Duration::from_secs(10);
     while !peers_under(dir).is_empty() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
-    for mountpoint in mounts_under(dir) {
-        unmount(&mountpoint);
-    }
+    unmount_all();
     // Never delete through a mount: it would be someone's files.
     if mounts_under(dir).is_empty() {
         let _ = fs::remove_dir_all(dir);
@@ -48,9 +50,16 @@ pub fn clear(dir: &Path) {
     }
 }
 
-/// Lets a mount go at once, whether or not anyone still answers for it.
+/// Lets a mount go at once, whether or not anyone still answers for it: every call that waits in it fails.
 pub fn unmount(mountpoint: &Path) {
-    let _ = Command::new("umount").arg("-l").arg(mountpoint).stderr(Stdio::null()).status();
+    use std::os::unix::ffi::OsStrExt;
+    let path = CString::new(mountpoint.as_os_str().as_bytes()).unwrap();
+    let flags = libc::MNT_FORCE | libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW;
+    // Not the program, which may look at the mount first.
+    // SAFETY: the path is a string that ends with a zero byte and lives through the call.
+    if unsafe { libc::umount2(path.as_ptr(), flags) } != 0 {
+        eprintln!("{} cannot be unmounted: {}", mountpoint.display(), std::io::Error::last_os_error());
+    }
 }
 
 /// Mountpoints at or below `dir`, the newest first.
@@ -95,5 +104,6 @@ fn creator(path: &Path, prefix: &str, end: char) -> Option<i32> {
 }
 
 fn is_dead(pid: i32) -> bool {
-    !Path::new(&format!("/proc/{pid}")).exists()
+    // One that waits in a mount which nobody serves any more is no longer there, and not gone either.
+    !Path::new(&format!("/proc/{pid}")).exists() || is_zombie(pid)
 }

@@ -296,11 +296,13 @@ impl Cluster {
 
     /// SIGKILL; the mount it leaves behind is let go.
     pub fn kill(&mut self, i: usize) {
-        if let Some(mut child) = self.machines[i].process.take() {
-            kill(child.id() as i32, libc::SIGKILL);
+        let process = self.machines[i].process.take();
+        process.iter().for_each(|child| kill(child.id() as i32, libc::SIGKILL));
+        // First, for the kernel may keep the process for its mount.
+        self.unmount_dead(i);
+        if let Some(mut child) = process {
             self.reaped(&mut child);
         }
-        self.unmount_dead(i);
     }
 
     /// SIGKILL to several at the same moment, as in a power cut.
@@ -557,12 +559,13 @@ impl Cluster {
     /// Kills the peers of a test that hangs, so that its system calls fail and it ends.
     fn watch(&self) {
         let pids = Arc::downgrade(&self.pids);
-        let deadline = self.deadline.clone();
+        let (deadline, dir) = (self.deadline.clone(), self.dir.clone());
         std::thread::spawn(move || {
             while let Some(pids) = pids.upgrade() {
                 if Instant::now() > *deadline.lock().unwrap_or_else(|e| e.into_inner()) {
                     eprintln!("a test has hung: its peers are killed now");
                     pids.lock().unwrap_or_else(|e| e.into_inner()).iter().for_each(|pid| kill(*pid, libc::SIGKILL));
+                    mounts_under(&dir).iter().for_each(|mountpoint| leftovers::unmount(mountpoint));
                     return;
                 }
                 drop(pids);
@@ -582,10 +585,14 @@ impl Drop for Cluster {
         for machine in &mut self.machines {
             if let Some(child) = &mut machine.process {
                 kill(child.id() as i32, libc::SIGKILL);
-                let _ = ends_within(child, Duration::from_secs(10));
             }
         }
         leftovers::clear(&self.dir);
+        for machine in &mut self.machines {
+            if let Some(child) = &mut machine.process {
+                let _ = ends_within(child, Duration::from_secs(10));
+            }
+        }
         self.network = None;
         *SLOTS.0.lock().unwrap_or_else(|e| e.into_inner()) += 1;
         SLOTS.1.notify_one();
