@@ -158,7 +158,8 @@ impl Peer {
                 let author = Author::new(from, epoch);
                 let waits = self.awaiting_durable.entry(from).or_default();
                 *waits = (author, seq).max(*waits);
-                if self.durable.get(author) >= seq {
+                // It may ask for the sake of what others did for it, too.
+                if self.durable.covers(namespace.vector()) && self.durable.get(author) >= seq {
                     self.answer_durable(namespace, effects);
                 } else {
                     effects.push(sync_log(namespace));

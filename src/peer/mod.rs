@@ -185,7 +185,9 @@ impl Peer {
         let message = || ControlMessage::SyncUpTo { epoch: author.epoch(), seq };
         let ask = |peer: &PeerTag| Effect::SendControl { to: *peer, message: message() };
         let mut effects = vec![sync_log(namespace)];
-        effects.extend(self.links.iter().filter(|(_, link)| link.durable.get(author) < seq).map(|(peer, _)| ask(peer)));
+        let lacks =
+            |durable: &VersionVector| durable.get(author) < seq || !durable.covers(self.wishes.done_by_others());
+        effects.extend(self.links.iter().filter(|(_, link)| lacks(&link.durable)).map(|(peer, _)| ask(peer)));
         effects
     }
 

@@ -28,13 +28,14 @@ impl Peer {
     /// storage, and here too), and what they are built on. One that lost its connection is waited for a moment longer: it
     /// may still be there, and serve its mount. A peer that is still catching up is not waited for: it serves nothing yet.
     pub fn is_settled(&self, seq: u64, durable: bool, now: Instant) -> bool {
-        // What others did for this peer is no less to be kept. They have seen to it that everybody has it.
-        let keeps = |durable: &VersionVector| {
-            self.has_settled(durable, seq, now) && durable.covers(self.wishes.done_by_others())
-        };
-        let here = !durable || keeps(&self.durable);
-        let has = |link: &Link| if durable { keeps(&link.durable) } else { self.has_settled(&link.theirs, seq, now) };
-        here && self.waited_for(now).all(|peer| self.links.get(&peer).is_some_and(has))
+        let here = !durable || self.keeps(&self.durable, seq, now);
+        here && self.unsettled(seq, durable, now).is_empty()
+    }
+
+    /// Whether somebody with this on stable storage keeps my ops up to `seq`, and what others did for this peer: that is
+    /// no less to be kept.
+    fn keeps(&self, durable: &VersionVector, seq: u64, now: Instant) -> bool {
+        self.has_settled(durable, seq, now) && durable.covers(self.wishes.done_by_others())
     }
 
     /// Whether every peer that changes wait for has this, whoever made it.
@@ -52,9 +53,12 @@ impl Peer {
         all
     }
 
-    /// The peers that [`Peer::is_settled`] waits for, for messages.
-    pub fn unsettled(&self, seq: u64, now: Instant) -> Vec<PeerTag> {
-        let has = |link: &Link| self.has_settled(&link.theirs, seq, now);
+    /// The peers that [`Peer::is_settled`] still waits for.
+    pub fn unsettled(&self, seq: u64, durable: bool, now: Instant) -> Vec<PeerTag> {
+        let has = |link: &Link| match durable {
+            true => self.keeps(&link.durable, seq, now),
+            false => self.has_settled(&link.theirs, seq, now),
+        };
         self.waited_for(now).filter(|peer| !self.links.get(peer).is_some_and(has)).collect()
     }
 

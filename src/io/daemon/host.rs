@@ -30,6 +30,9 @@ use tokio::sync::oneshot;
 /// for, so running into this means a live peer that does not answer.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(30);
 
+/// After which peers are asked again to keep something on stable storage.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
 /// An event that takes longer is worth a word: everything else waits for it.
 const HELD_UP: Duration = Duration::from_millis(500);
 
@@ -823,12 +826,15 @@ impl Control for Host {
         Box::pin(async move {
             let deadline = tokio::time::Instant::now() + SETTLE_DEADLINE;
             let author = self.author();
-            if durable {
-                let mut core = self.core.lock();
-                let effects = core.request_durable(&self.namespace.read(), seq);
-                self.carry_out(&mut core, effects);
-            }
+            let mut ask_at = tokio::time::Instant::now();
             loop {
+                // Asked again, since somebody may have got what it is to keep only after it was asked.
+                if durable && ask_at <= tokio::time::Instant::now() {
+                    ask_at = tokio::time::Instant::now() + ASK_AGAIN;
+                    let mut core = self.core.lock();
+                    let effects = core.request_durable(&self.namespace.read(), seq);
+                    self.carry_out(&mut core, effects);
+                }
                 let news = self.settled.notified();
                 tokio::pin!(news);
                 news.as_mut().enable();
@@ -836,8 +842,9 @@ impl Control for Host {
                 if self.author() != author || self.core.lock().is_settled(seq, durable, steady()) {
                     return Ok(());
                 }
-                if tokio::time::timeout_at(deadline, news).await.is_err() {
-                    let peers = self.core.lock().unsettled(seq, steady());
+                let until = if durable { deadline.min(ask_at) } else { deadline };
+                if tokio::time::timeout_at(until, news).await.is_err() && deadline <= tokio::time::Instant::now() {
+                    let peers = self.core.lock().unsettled(seq, durable, steady());
                     tracing::error!("change {seq} was not acknowledged within {SETTLE_DEADLINE:?} by {peers:?}");
                     return Err(Errno(libc::EIO));
                 }
