@@ -64,6 +64,27 @@ fn a_busy_holder_does_what_others_wish_and_keeps_the_lease() {
 }
 
 #[test]
+fn what_a_holder_did_for_another_is_kept_by_all_when_that_one_asks() {
+    let mut world = World::new(4, 1);
+    world.run(5 * SECOND);
+    world.work(0);
+    let seq = world.create(1, "own");
+    let keep = |world: &mut World| {
+        let machine = &mut world.machines[1];
+        let effects = machine.peer.request_durable(&machine.namespace, seq);
+        world.carry_out(1, effects);
+        world.run(SECOND / 2);
+        world.machines[1].peer.is_settled(seq, true, Instant(world.now))
+    };
+    assert!(keep(&mut world));
+    // The others have what this one did itself on their disks, and are asked for the sake of the rest.
+    world.wish_for(1, 7, "wished");
+    assert_eq!(world.until_over(1, 7), Some(Ok(None)));
+    assert!(!world.machines[1].peer.is_settled(seq, true, Instant(world.now)));
+    assert!(keep(&mut world));
+}
+
+#[test]
 fn a_holder_that_is_not_busy_gives_its_lease_away() {
     let mut world = World::new(4, 2);
     world.run(5 * SECOND);
