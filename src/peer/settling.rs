@@ -29,7 +29,7 @@ impl Peer {
     /// may still be there, and serve its mount. A peer that is still catching up is not waited for: it serves nothing yet.
     pub fn is_settled(&self, seq: u64, durable: bool, now: Instant) -> bool {
         let here = !durable || self.keeps(&self.durable, seq, now);
-        here && self.unsettled(seq, durable, now).is_empty()
+        here && self.unsettled(seq, durable, now).next().is_none()
     }
 
     /// Whether somebody with this on stable storage keeps my ops up to `seq`, and what others did for this peer: that is
@@ -54,12 +54,12 @@ impl Peer {
     }
 
     /// The peers that [`Peer::is_settled`] still waits for.
-    pub fn unsettled(&self, seq: u64, durable: bool, now: Instant) -> Vec<PeerTag> {
-        let has = |link: &Link| match durable {
+    pub fn unsettled(&self, seq: u64, durable: bool, now: Instant) -> impl Iterator<Item = PeerTag> {
+        let has = move |link: &Link| match durable {
             true => self.keeps(&link.durable, seq, now),
             false => self.has_settled(&link.theirs, seq, now),
         };
-        self.waited_for(now).filter(|peer| !self.links.get(peer).is_some_and(has)).collect()
+        self.waited_for(now).filter(move |peer| !self.links.get(peer).is_some_and(has))
     }
 
     /// The peers that changes wait for: the live ones, and those that were promised to be.

@@ -844,7 +844,7 @@ impl Control for Host {
                 }
                 let until = if durable { deadline.min(ask_at) } else { deadline };
                 if tokio::time::timeout_at(until, news).await.is_err() && deadline <= tokio::time::Instant::now() {
-                    let peers = self.core.lock().unsettled(seq, durable, steady());
+                    let peers: Vec<PeerTag> = self.core.lock().unsettled(seq, durable, steady()).collect();
                     tracing::error!("change {seq} was not acknowledged within {SETTLE_DEADLINE:?} by {peers:?}");
                     return Err(Errno(libc::EIO));
                 }
