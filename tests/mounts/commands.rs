@@ -1,6 +1,6 @@
 //! The commands that do a whole job: `demo` and `compare`, also when they are interrupted.
 
-use crate::harness::{BOUND, Cluster, PATIENCE, Ran, SHOAL, ends_within, mounts_under, run, tree};
+use crate::harness::{BOUND, Cluster, PATIENCE, Ran, SHOAL, apart, ends_within, mounts_under, run, tree};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -101,9 +101,10 @@ fn a_demo_that_fails_takes_down_what_it_started_and_keeps_its_logs_if_asked() {
 #[track_caller]
 fn disturbed(mut command: Command, is_then: &dyn Fn(&str) -> bool, disturb: impl FnOnce(u32)) -> (Option<i32>, String) {
     let output = tempfile::NamedTempFile::new().unwrap();
-    let file = || Stdio::from(fs::OpenOptions::new().append(true).open(output.path()).unwrap());
+    let path = output.path().to_owned();
+    let file = move || Stdio::from(fs::OpenOptions::new().append(true).open(&path).unwrap());
     let said = || fs::read_to_string(output.path()).unwrap();
-    let mut child = command.stdout(file()).stderr(file()).spawn().unwrap();
+    let mut child = apart(move || command.stdout(file()).stderr(file()).spawn().unwrap());
     let deadline = std::time::Instant::now() + PATIENCE;
     while !is_then(&said()) {
         assert!(std::time::Instant::now() < deadline, "the demo has not come so far within {PATIENCE:?}: {}", said());
@@ -125,7 +126,7 @@ fn a_comparison_mounts_for_itself_and_leaves_nothing_when_interrupted() {
     assert_eq!(scratch(&cluster).len(), 0, "it lets go of its mount");
 
     let mut command = cluster.shoal(1, &["compare", "--policies", "replicate:2,replicate:3,rs:2+1"]);
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = apart(move || command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     let begun = |cluster: &Cluster| {
         let rooms = scratch(cluster).into_iter().filter_map(|mount| fs::read_dir(mount).ok()?.next()?.ok());
         rooms.count() > 0

@@ -1,6 +1,6 @@
 //! Who gets in, and how: tickets, several inviters, joiners to a share that is full of files.
 
-use crate::harness::{BOUND, Cluster, PATIENCE, ends_within, full_size, tree};
+use crate::harness::{BOUND, Cluster, PATIENCE, apart, ends_within, full_size, tree};
 use std::fs;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
@@ -115,7 +115,10 @@ fn two_machines_join_at_once_through_different_inviters() {
     let mut joining: Vec<_> = tickets
         .iter()
         .enumerate()
-        .map(|(n, ticket)| cluster.join_command(n + 2, ticket).stdout(Stdio::null()).spawn().unwrap())
+        .map(|(n, ticket)| {
+            let mut command = cluster.join_command(n + 2, ticket);
+            apart(move || command.stdout(Stdio::null()).spawn().unwrap())
+        })
         .collect();
     for (n, child) in joining.iter_mut().enumerate() {
         let status = ends_within(child, PATIENCE).expect("a join ends");

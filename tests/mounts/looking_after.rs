@@ -1,6 +1,6 @@
 //! The commands that look after a share: who may be stopped, who is taken off, who leaves, who is away for a while.
 
-use crate::harness::{BOUND, Cluster, PATIENCE, Ran, ends_within, run, tree};
+use crate::harness::{BOUND, Cluster, PATIENCE, Ran, apart, ends_within, run, tree};
 use crate::healing::{FREED, HEALED, all_goldilocks, groups, id, impatient, mounted, same, seated, start};
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -150,7 +150,10 @@ fn a_check_finds_what_is_missing_and_nothing_once_it_is_whole() {
 
 /// Has these machines leave at once, as a person would with a terminal on each.
 fn leaving(cluster: &Cluster, machines: &[usize]) -> Vec<Child> {
-    let leave = |i: &usize| cluster.shoal(*i, &["leave"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let leave = |i: &usize| {
+        let mut command = cluster.shoal(*i, &["leave"]);
+        apart(move || command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    };
     machines.iter().map(leave).collect()
 }
 

@@ -1,6 +1,6 @@
 //! Every kind of call, one after the other, on one machine and seen from another.
 
-use crate::harness::{BOUND, Cluster, PATIENCE, full_size, run, tool, tree};
+use crate::harness::{BOUND, Cluster, PATIENCE, apart, full_size, run, tool, tree};
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -64,7 +64,7 @@ fn called_as(id: u32, call: impl FnMut() -> std::io::Result<()> + Send + Sync + 
     command.uid(id).gid(id);
     // SAFETY: between fork and exec there are system calls only.
     unsafe { command.pre_exec(call) };
-    command.status().map(drop)
+    apart(move || command.status()).map(drop)
 }
 
 /// An access control list as the kernel takes it: of tag, permissions and id.

@@ -124,6 +124,20 @@ fn a_peer_that_is_stopped_while_it_waits_for_a_read_ends() {
     cluster.resume(2);
 }
 
+/// What a process starts has copies of its open files until it runs a program, and their closing is a call of its own: none
+/// of the tests that run at once may have the commands of the others wait for its frozen machines.
+#[test]
+fn commands_are_run_while_a_file_of_a_frozen_machine_is_open() {
+    let mut cluster = Cluster::share(2);
+    let mount = cluster.mount(0);
+    let _open = File::create(mount.join("file")).unwrap();
+    cluster.pause(0);
+    cluster.status(1);
+    cluster.restart(1);
+    run(&mut Command::new("true"), BOUND).ok();
+    cluster.resume(0);
+}
+
 #[test]
 fn a_mount_whose_peer_is_only_slow_is_let_be() {
     let mut cluster = Cluster::share(1);

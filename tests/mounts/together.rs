@@ -1,6 +1,6 @@
 //! Several machines change the same tree at the same moment: one winner, every record, no lock held twice.
 
-use crate::harness::{BOUND, Cluster, DETECTION, PATIENCE, full_size, run, tool, tree};
+use crate::harness::{BOUND, Cluster, DETECTION, PATIENCE, apart, full_size, run, tool, tree};
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -348,7 +348,8 @@ fn lock_holder(cluster: &Cluster, file: &Path) -> std::process::Child {
     let script = format!("touch '{}'; exec sleep 600", ready.display());
     // In one process, so that its end is that of the lock.
     let mut command = Command::new("flock");
-    let child = command.arg("--no-fork").arg(file).args(["sh", "-c", &script]).spawn().unwrap();
+    command.arg("--no-fork").arg(file).args(["sh", "-c", &script]);
+    let child = apart(move || command.spawn().unwrap());
     let started = Instant::now();
     while !ready.exists() {
         assert!(started.elapsed() < BOUND, "the lock was not given");

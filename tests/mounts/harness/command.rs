@@ -3,7 +3,10 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 /// Long enough for any one command on a busy machine of two cores.
@@ -38,16 +41,49 @@ impl Ran {
 #[track_caller]
 pub fn run(command: &mut Command, limit: Duration) -> Ran {
     let line = describe(command);
-    let mut stdout = tempfile::tempfile().expect("a temporary file for output");
-    let mut stderr = tempfile::tempfile().expect("a temporary file for output");
-    command.stdin(Stdio::null()).stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
-    let mut child = command.spawn().unwrap_or_else(|e| panic!("`{line}` cannot be started: {e}"));
-    let Some(status) = ends_within(&mut child, limit) else {
-        let _ = child.kill();
-        let _ = ends_within(&mut child, Duration::from_secs(5));
-        panic!("`{line}` did not end within {limit:?}\n--- stderr\n{}", slurp(&mut stderr));
-    };
-    Ran { line, code: status.code(), stdout: slurp(&mut stdout), stderr: slurp(&mut stderr) }
+    let mut command = std::mem::replace(command, Command::new(""));
+    let ran = apart(move || {
+        let mut stdout = tempfile::tempfile().expect("a temporary file for output");
+        let mut stderr = tempfile::tempfile().expect("a temporary file for output");
+        command.stdin(Stdio::null()).stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
+        let mut child = command.spawn().map_err(|e| format!("cannot be started: {e}"))?;
+        let Some(status) = ends_within(&mut child, limit) else {
+            let _ = child.kill();
+            let _ = ends_within(&mut child, Duration::from_secs(5));
+            return Err(format!("did not end within {limit:?}\n--- stderr\n{}", slurp(&mut stderr)));
+        };
+        Ok((status.code(), slurp(&mut stdout), slurp(&mut stderr)))
+    });
+    let (code, stdout, stderr) = ran.unwrap_or_else(|why| panic!("`{line}` {why}"));
+    Ran { line, code, stdout, stderr }
+}
+
+/// Does something, which may start programs, in a thread that sees none of the files that this process has open, nor shows
+/// those that it opens: they must be dropped in it.
+///
+/// What a thread starts gets copies of all that its process has open and closes them before it runs a program. To close a
+/// file of a mount whose peer is frozen takes until it is not: without this, no test could start anything while any other
+/// one had such a file open.
+pub fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    type Job = Box<dyn FnOnce() + Send>;
+    // Begins with the command that sets up the first peer, when there are no mounts yet whose files it would have to close.
+    static STARTER: LazyLock<Sender<Job>> = LazyLock::new(|| {
+        let (sender, jobs) = channel::<Job>();
+        std::thread::spawn(move || {
+            let above = libc::STDERR_FILENO as u32 + 1;
+            // SAFETY: takes numbers. The table is this thread's own from then on, which has not used any of them.
+            let refused =
+                unsafe { libc::syscall(libc::SYS_close_range, above, u32::MAX, libc::CLOSE_RANGE_UNSHARE) } == -1;
+            assert!(!refused, "a thread gets no descriptors of its own: {}", std::io::Error::last_os_error());
+            // Threads share the descriptors of the one that starts them.
+            jobs.into_iter().for_each(|job| drop(std::thread::spawn(job)));
+        });
+        sender
+    });
+    let (done, result) = channel();
+    let job = move || drop(done.send(catch_unwind(AssertUnwindSafe(work))));
+    STARTER.send(Box::new(job)).expect("the thread that starts programs is there");
+    result.recv().expect("a job has a result").unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// Runs `words` and returns its output; a panic unless it succeeds in time.

@@ -8,7 +8,7 @@ mod leftovers;
 mod network;
 pub mod tree;
 
-pub use command::{PATIENCE, Ran, ends_within, run, tool};
+pub use command::{PATIENCE, Ran, apart, ends_within, run, tool};
 use disk::Disk;
 use leftovers::kill;
 pub use leftovers::mounts_under;
@@ -502,14 +502,13 @@ impl Cluster {
     #[track_caller]
     fn spawn(&mut self, i: usize, args: &[&str]) {
         assert!(self.machines[i].process.is_none(), "machine {i} already runs");
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path(i)).unwrap();
-        let child = self
-            .shoal(i, args)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap_or_else(|e| panic!("{SHOAL} cannot be started: {e}"));
+        let mut command = self.shoal(i, args);
+        let path = self.log_path(i);
+        let child = apart(move || {
+            let log = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+            command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn()
+        });
+        let child = child.unwrap_or_else(|e| panic!("{SHOAL} cannot be started: {e}"));
         self.pids.lock().unwrap().push(child.id() as i32);
         self.machines[i].process = Some(child);
     }
