@@ -46,7 +46,6 @@ impl Volume {
             let sources = self.soonest_first(sources);
             let wanted = Wanted { name: block.name, group, geometry, len, sources };
             if let Some(bytes) = self.fetch_once(wanted, hedge, deadline, asked).await {
-                tracing::warn!(block = %block.name, %group, "a block was found by a search: its group's participants do not have it");
                 return Some(bytes);
             }
         }

@@ -71,22 +71,27 @@ impl Volume {
             }
             fetched
         };
+        let mut searched = false;
         let elsewhere = async {
             let _ = timeout(patience / PATIENT_PART, given_up.notified()).await;
-            self.fetch_elsewhere(block, hedge, deadline, &mut asked_elsewhere).await
+            let found = self.fetch_elsewhere(block, hedge, deadline, &mut asked_elsewhere).await;
+            searched = found.is_some();
+            found
         };
-        let why = match first_of(seated, elsewhere).await {
-            Ok(bytes) => return Ok(bytes),
-            Err(why) => why,
-        };
-        let place = self.inner.control.namespace().block(&block.name).map_or(block.group, |known| known.group);
-        let asked: Vec<String> = asked
-            .iter()
-            .chain(&asked_elsewhere)
-            .map(|((index, peer), fate)| format!("{peer} for {index}: {fate}"))
-            .collect();
-        tracing::error!(block = %block.name, group = %place, asked = %asked.join(", "), "a block cannot be read: {why}, and a search found no others");
-        Err(Errno(libc::EIO))
+        let fetched = first_of(seated, elsewhere).await;
+        let place = || self.inner.control.namespace().block(&block.name).map_or(block.group, |known| known.group);
+        match fetched {
+            Ok(bytes) => {
+                if searched {
+                    tracing::warn!(block = %block.name, group = %place(), asked = told(&asked), found = told(&asked_elsewhere), "a block was found by a search: its group's participants did not give it");
+                }
+                Ok(bytes)
+            }
+            Err(why) => {
+                tracing::error!(block = %block.name, group = %place(), asked = told(&asked), found = told(&asked_elsewhere), "a block cannot be read: {why}, and a search did not give it");
+                Err(Errno(libc::EIO))
+            }
+        }
     }
 
     /// Gets a block from the participants of its group, or says why not.
@@ -293,6 +298,12 @@ async fn first_of<T, E>(
             None => seated.await,
         },
     }
+}
+
+/// Who was asked for which shard and what became of it, for the log.
+fn told(asked: &Asked) -> String {
+    let told = asked.iter().map(|((index, peer), fate)| format!("{peer} for {index}: {fate}"));
+    told.collect::<Vec<_>>().join(", ")
 }
 
 const SILENT: &str = "no answer";
