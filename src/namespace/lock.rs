@@ -35,6 +35,9 @@ pub enum LockKind {
     Shared,
     /// Nobody else may hold any.
     Exclusive,
+    /// Others on the same machine may hold such locks: for a file that is mapped memory to those who share it, which no
+    /// two machines' memories can be.
+    SharedHere,
 }
 
 /// A lock held or asked for.
@@ -58,7 +61,11 @@ impl Lock {
     fn conflicts(&self, other: &Lock) -> bool {
         self.owner != other.owner
             && self.overlaps(other.first, other.last)
-            && (self.kind == LockKind::Exclusive || other.kind == LockKind::Exclusive)
+            && match (self.kind, other.kind) {
+                (LockKind::Shared, LockKind::Shared) => false,
+                (LockKind::SharedHere, LockKind::SharedHere) => self.owner.peer != other.owner.peer,
+                _ => true,
+            }
     }
 }
 

@@ -188,6 +188,13 @@ impl Namespace {
         Some(path)
     }
 
+    /// Whether the file is memory to the processes that have it open, as `DATABASE-shm` is to SQLite's, which keep the index
+    /// of the write-ahead log in a mapping of it (<https://sqlite.org/walformat.html#the_wal_index_file_format>).
+    pub fn is_memory(&self, ino: Ino) -> bool {
+        let place = self.inode(ino).and_then(|inode| inode.place.as_ref());
+        place.is_some_and(|place| place.name.ends_with(b"-shm"))
+    }
+
     /// The policy that holds for an inode: its own, or the nearest above it, or [`DEFAULT_POLICY`].
     pub fn policy(&self, ino: Ino) -> Policy {
         let mut at = ino;

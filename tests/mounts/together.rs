@@ -1,13 +1,13 @@
 //! Several machines change the same tree at the same moment: one winner, every record, no lock held twice.
 
-use crate::harness::{BOUND, Cluster, DETECTION, PATIENCE, apart, full_size, run, tool, tree};
+use crate::harness::{BOUND, Cluster, DETECTION, PATIENCE, apart, ends_within, full_size, run, tool, tree};
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -463,6 +463,68 @@ fn two_databases_writers_on_two_machines_keep_the_database_whole() {
         );
     }
     drop(cluster);
+}
+
+/// Writes and reads through a connection that stays: one line of SQL after the other, each answered by its output.
+struct Database {
+    child: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Database {
+    fn open(path: &Path) -> Database {
+        let mut command = Command::new("sqlite3");
+        command.args(["-batch", "-cmd", ".timeout 500"]).arg(path);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap());
+        Database { child, said }
+    }
+
+    /// What it prints for `sql`; nothing where that fails.
+    fn ask(&mut self, sql: &str) -> String {
+        let input = self.child.stdin.as_mut().unwrap();
+        writeln!(input, "{sql}\n.print --").unwrap();
+        let lines = self.said.by_ref().lines().map(Result::unwrap);
+        lines.take_while(|line| line != "--").collect::<Vec<_>>().join("\n")
+    }
+
+    fn close(mut self) {
+        drop(self.child.stdin.take());
+        assert!(ends_within(&mut self.child, BOUND).is_some(), "it ends with its input");
+    }
+}
+
+/// The index of SQLite's write-ahead log is memory that its users share, which two machines cannot.
+#[test]
+fn a_database_with_a_write_ahead_log_belongs_to_one_machine_at_a_time() {
+    let (mut cluster, mounts) = three_mounts();
+    let database = |machine: usize| Database::open(&mounts[machine].join("db"));
+    let (mut first, mut second) = (database(0), database(0));
+    assert_eq!(first.ask("PRAGMA journal_mode=WAL;"), "wal");
+    first.ask("CREATE TABLE t(n INTEGER); INSERT INTO t VALUES(1);");
+    second.ask("INSERT INTO t VALUES(2);");
+    assert_eq!(first.ask("SELECT sum(n) FROM t;"), "3");
+
+    let mut elsewhere = database(1);
+    assert_eq!(elsewhere.ask("INSERT INTO t VALUES(100); SELECT sum(n) FROM t;"), "", "it is in use on machine 0");
+    first.close();
+    second.close();
+    assert_eq!(elsewhere.ask("INSERT INTO t VALUES(4); SELECT sum(n) FROM t;"), "7", "it is free now");
+
+    // Whoever is gone has let go of it, and what it did is there.
+    let mut third = database(2);
+    cluster.kill(1);
+    let started = Instant::now();
+    while third.ask("SELECT sum(n) FROM t;") != "7" {
+        assert!(started.elapsed() < DETECTION * 2, "it is still in use on machine 1");
+    }
+    assert_eq!(third.ask("INSERT INTO t VALUES(8); SELECT sum(n) FROM t; PRAGMA integrity_check;"), "15\nok");
+    third.close();
+    let _ = elsewhere.child.kill();
+    let _ = ends_within(&mut elsewhere.child, BOUND);
+    let found =
+        tool(&["sqlite3", mounts[0].join("db").to_str().unwrap(), "SELECT sum(n) FROM t; PRAGMA integrity_check;"]);
+    assert_eq!(found, "15\nok\n");
 }
 
 #[test]

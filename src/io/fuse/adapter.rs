@@ -1,7 +1,7 @@
 //! The kernel's requests, each answered at once from memory or by a task. The kernel's types end here.
 
 use super::caller;
-use super::convert::{errno, file_attr, file_type, lock, lock_type, stale, time_change};
+use super::convert::{errno, file_attr, file_type, lock_type, stale, time_change};
 use super::invalidate::Invalidator;
 use super::mount::MAX_REQUEST_BYTES;
 use super::serving::{GENERATION, Serving, answer, sized};
@@ -487,7 +487,7 @@ impl Filesystem for Adapter {
         pid: u32,
         reply: ReplyLock,
     ) {
-        match lock(self.inner.volume.control().me(), owner, start, end, kind, pid) {
+        match self.inner.asked_lock(ino(number), owner, start, end, kind, pid) {
             Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
             Ok(Some(wanted)) => self.spawn(|inner| async move {
                 let request = LockRequest::Test { lock: wanted };
@@ -514,7 +514,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let thread = request.pid();
-        match lock(self.inner.volume.control().me(), owner, start, end, kind, pid) {
+        match self.inner.asked_lock(ino(number), owner, start, end, kind, pid) {
             Ok(Some(wanted)) => self.spawn(|inner| async move {
                 let locked = inner.lock(ino(number), wanted, sleep, thread).await;
                 answer!(reply, locked, () => reply.ok());

@@ -80,7 +80,7 @@ fn wall_time(time: SystemTime) -> WallTime {
     WallTime(i64::try_from(nanos).unwrap_or(if nanos < 0 { i64::MIN } else { i64::MAX }))
 }
 
-/// A request for a lock; `None` is for unlocking.
+/// A request for a lock, in a file that may be memory; `None` is for unlocking.
 pub(super) fn lock(
     peer: PeerTag,
     owner: LockOwner,
@@ -88,8 +88,10 @@ pub(super) fn lock(
     last: u64,
     kind: i32,
     pid: u32,
+    memory: bool,
 ) -> Result<Option<namespace::Lock>, Errno> {
     let kind = match kind {
+        libc::F_RDLCK if memory => namespace::LockKind::SharedHere,
         libc::F_RDLCK => namespace::LockKind::Shared,
         libc::F_WRLCK => namespace::LockKind::Exclusive,
         libc::F_UNLCK => return Ok(None),
@@ -104,7 +106,7 @@ pub(super) fn lock(
 
 pub(super) fn lock_type(kind: namespace::LockKind) -> i32 {
     match kind {
-        namespace::LockKind::Shared => libc::F_RDLCK,
+        namespace::LockKind::Shared | namespace::LockKind::SharedHere => libc::F_RDLCK,
         namespace::LockKind::Exclusive => libc::F_WRLCK,
     }
 }

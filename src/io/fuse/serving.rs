@@ -1,7 +1,7 @@
 //! What serving a mount takes besides the volume: open directories, locks, how handles were opened.
 
 use super::caller;
-use super::convert::{file_attr, stale};
+use super::convert::{self, file_attr, stale};
 use super::invalidate::Invalidator;
 use crate::id::Ino;
 use crate::namespace::{Lock, LockRequest, acl};
@@ -10,7 +10,8 @@ use crate::volume::ports::Errno;
 use crate::volume::{Attributes, HandleId, OpenFlags, Volume};
 use bytes::Bytes;
 use fuser::{
-    FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyEntry, ReplyOpen, ReplyXattr, WriteFlags,
+    FileHandle, FopenFlags, Generation, LockOwner, ReplyAttr, ReplyCreate, ReplyEntry, ReplyOpen, ReplyXattr,
+    WriteFlags,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -142,6 +143,21 @@ impl Serving {
             return flushed.and(written);
         }
         self.volume.write(handle, offset, data, kill_suid).await
+    }
+
+    /// The lock that the kernel asks for; `None` is for unlocking.
+    pub fn asked_lock(
+        &self,
+        ino: Ino,
+        owner: LockOwner,
+        first: u64,
+        last: u64,
+        kind: i32,
+        pid: u32,
+    ) -> Result<Option<Lock>, Errno> {
+        let control = self.volume.control();
+        let memory = control.namespace().is_memory(ino);
+        convert::lock(control.me(), owner, first, last, kind, pid, memory)
     }
 
     /// Takes a file lock for the process of a thread; with `wait`, for as long as the thread wants it.

@@ -132,3 +132,18 @@ fn a_circle_of_waiters_is_refused() {
     table.ask(Ino(8), lock(2, LockKind::Shared, 0, 0)).unwrap();
     assert_eq!(table.ask(FILE, lock(3, LockKind::Shared, 0, 0)), Err(LockError::Deadlock));
 }
+
+#[test]
+fn locks_of_memory_are_shared_on_one_machine_only() {
+    let mut table = LockTable::default();
+    let of = |peer: u32, number, kind| Lock { owner: LockOwner { peer: PeerTag(peer), number }, ..lock(0, kind, 0, 9) };
+    table.take(FILE, of(1, 1, LockKind::SharedHere)).unwrap();
+    table.take(FILE, of(1, 2, LockKind::SharedHere)).unwrap();
+    assert_eq!(table.take(FILE, of(1, 3, LockKind::Exclusive)), Err(LockError::Held));
+    assert_eq!(table.take(FILE, of(1, 3, LockKind::Shared)), Err(LockError::Held));
+    assert_eq!(table.take(FILE, of(2, 1, LockKind::SharedHere)), Err(LockError::Held));
+    table.release(FILE, of(1, 1, LockKind::Shared).owner);
+    assert_eq!(table.take(FILE, of(2, 1, LockKind::SharedHere)), Err(LockError::Held), "one is left");
+    table.release(FILE, of(1, 2, LockKind::Shared).owner);
+    table.take(FILE, of(2, 1, LockKind::SharedHere)).unwrap();
+}
