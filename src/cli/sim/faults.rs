@@ -37,6 +37,8 @@ struct Summary {
     acts: u64,
     /// What of that was held against one order.
     judged_acts: u64,
+    /// Histories of what was done that were too tangled to be.
+    tangled: u64,
     /// What of it the busy holder of a lease did for another machine.
     served: u64,
     failed: BTreeMap<u64, Vec<String>>,
@@ -55,6 +57,7 @@ impl Summary {
         self.judged_leases += u64::from(report.judged_leases);
         self.acts += u64::from(report.acts);
         self.judged_acts += u64::from(report.judged_acts);
+        self.tangled += u64::from(report.tangled);
         self.served += u64::from(report.served);
         if !report.violations.is_empty() {
             self.failed.insert(seed, report.violations);
@@ -94,7 +97,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let faults: Vec<String> = summary.faults.iter().map(|(fault, count)| format!("{count} {fault}")).collect();
         output::print(&format!(
             "{} runs from seed {}: {}; {} files written, {} deleted, {} pieces of healing; {} looks at groups amid \
-             it; {} leases taken, {} of them judged; {} acts of users, {} of them judged, {} done by a busy holder; {} runs failed\n",
+             it; {} leases taken, {} of them judged; {} acts of users, {} of them judged ({} histories were too tangled), {} done by a busy holder; {} runs failed\n",
             summary.seeds,
             summary.from,
             faults.join(", "),
@@ -106,6 +109,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             summary.judged_leases,
             summary.acts,
             summary.judged_acts,
+            summary.tangled,
             summary.served,
             summary.failed.len()
         ))?;

@@ -80,7 +80,7 @@ impl Step for Locking {
 
 #[cfg(test)]
 mod tests {
-    use super::super::order::{Record, unexplained};
+    use super::super::order::{Record, verdict};
     use super::*;
     use crate::id::PeerTag;
     use crate::time::Instant;
@@ -91,7 +91,7 @@ mod tests {
     }
 
     fn names(history: Vec<(Put, u64, u64)>) -> Option<usize> {
-        unexplained(&vec![0; 2], &history.into_iter().map(record).collect::<Vec<_>>())
+        verdict(&vec![0; 2], &history.into_iter().map(record).collect::<Vec<_>>()).place()
     }
 
     #[test]
@@ -117,7 +117,7 @@ mod tests {
     }
 
     fn locks(history: &[(Locking, u64, u64)]) -> Option<usize> {
-        unexplained(&Holders::new(), &history.iter().copied().map(record).collect::<Vec<_>>())
+        verdict(&Holders::new(), &history.iter().copied().map(record).collect::<Vec<_>>()).place()
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub struct Report {
     pub acts: u32,
     /// What of that was held against one order.
     pub judged_acts: u32,
+    /// Histories of what was done that were too tangled to be held against one order.
+    pub tangled: u32,
     /// What of it the busy holder of a lease did for another machine.
     pub served: u32,
     /// What must not have happened, each with its time.

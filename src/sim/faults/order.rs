@@ -12,7 +12,7 @@ use crate::time::Instant;
 use std::collections::BTreeSet;
 
 /// Something that can be done with a thing.
-pub(super) trait Step {
+pub(super) trait Step: PartialEq {
     type State: Clone + Ord;
 
     /// How the thing is afterwards; `None`: with the thing so, this cannot be done, or not with this result.
@@ -36,6 +36,29 @@ pub(super) struct Record<S> {
 /// The most configurations that are looked at: a history that takes more is too tangled to be judged.
 const TRIES: usize = 200_000;
 
+/// What was found out about a history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    /// Some order explains all of it.
+    Explained,
+    /// None does: no way leads past the step at this place.
+    Unexplained(usize),
+    /// There are more ways than can be looked at.
+    Tangled,
+}
+
+#[cfg(test)]
+impl Verdict {
+    /// The place of the step that is not explained.
+    pub fn place(self) -> Option<usize> {
+        match self {
+            Verdict::Explained => None,
+            Verdict::Unexplained(at) => Some(at),
+            Verdict::Tangled => panic!("it is too tangled"),
+        }
+    }
+}
+
 /// How far one order has come.
 struct Config<State> {
     state: State,
@@ -47,9 +70,8 @@ struct Config<State> {
     unanswered: BTreeSet<usize>,
 }
 
-/// The place in the history of a step for which no order was found; `None`: one explains all of it, with the thing so
-/// at the beginning.
-pub(super) fn unexplained<S: Step>(begin: &S::State, history: &[Record<S>]) -> Option<usize> {
+/// Whether some order explains all of a history, with the thing so at the beginning.
+pub(super) fn verdict<S: Step>(begin: &S::State, history: &[Record<S>]) -> Verdict {
     let mut order: Vec<usize> = (0..history.len()).collect();
     order.sort_by_key(|at| history[*at].called);
     let (answered, unanswered): (Vec<usize>, Vec<usize>) =
@@ -62,19 +84,26 @@ pub(super) fn unexplained<S: Step>(begin: &S::State, history: &[Record<S>]) -> O
     while let Some(mut config) = left.pop() {
         let next = config.look(&answered);
         if config.first == answered.len() {
-            return None;
+            return Verdict::Explained;
         }
         let key = (config.first, config.beyond.clone(), config.unanswered.clone(), config.state.clone());
-        if tried.len() >= TRIES || !tried.insert(key) {
+        if !tried.insert(key) {
             continue;
+        }
+        if tried.len() > TRIES {
+            return Verdict::Tangled;
         }
         let done = config.first + config.beyond.len();
         if furthest.1.is_none() || done > furthest.0 {
             furthest = (done, config.stuck(&answered));
         }
         // The one that is tried first comes last: of those with an answer, the one that had it first.
-        for (at, record) in unanswered.iter().enumerate().filter(|(at, _)| !config.unanswered.contains(at)) {
+        let left_undone = |at: &usize| !config.unanswered.contains(at);
+        for at in (0..unanswered.len()).filter(left_undone) {
+            let record = unanswered[at];
+            // Of several that are alike, it makes no difference which: the first.
             if record.called <= next
+                && !(0..at).filter(left_undone).any(|before| unanswered[before].step == record.step)
                 && let Some(state) = record.step.done(&config.state)
             {
                 let mut with = config.unanswered.clone();
@@ -96,7 +125,8 @@ pub(super) fn unexplained<S: Step>(begin: &S::State, history: &[Record<S>]) -> O
         }
     }
     let stuck = furthest.1.map(|at| answered[at]);
-    history.iter().position(|record| stuck.is_some_and(|stuck| std::ptr::eq(record, stuck)))
+    let place = history.iter().position(|record| stuck.is_some_and(|stuck| std::ptr::eq(record, stuck)));
+    place.map_or(Verdict::Explained, Verdict::Unexplained)
 }
 
 impl<State: Clone> Config<State> {
@@ -140,7 +170,7 @@ mod tests {
     use super::*;
 
     /// A register: what is there is taken for something else.
-    #[derive(Clone, Copy, Debug)]
+    #[derive(Clone, Copy, PartialEq, Debug)]
     struct Swap(u8, u8);
 
     impl Step for Swap {
@@ -163,7 +193,7 @@ mod tests {
             called: Instant(*called),
             returned: (*returned > 0).then_some(Instant(*returned)),
         };
-        unexplained(&0, &history.iter().map(record).collect::<Vec<_>>())
+        verdict(&0, &history.iter().map(record).collect::<Vec<_>>()).place()
     }
 
     #[test]
@@ -235,5 +265,28 @@ mod tests {
         assert_eq!(judged(&history), None);
         history.push((Swap(7, 7), 3, 4));
         assert_eq!(judged(&history), Some(history.len() - 1));
+    }
+
+    #[test]
+    fn what_is_alike_tangles_nothing() {
+        let record = |step: (u8, u8), called, returned: u64| Record {
+            by: 0,
+            step: Swap(step.0, step.1),
+            called: Instant(called),
+            returned: (returned > 0).then_some(Instant(returned)),
+        };
+        // Any of them may be done now and then, or never, and nothing explains the look.
+        let mut history: Vec<Record<Swap>> = Vec::new();
+        for n in 0..60 {
+            history.push(record((0, 1), n, 0));
+            history.push(record((1, 0), n, 0));
+        }
+        history.push(record((2, 2), 100, 101));
+        assert_eq!(verdict(&0, &history), Verdict::Unexplained(history.len() - 1));
+        // Where each is another, there are more orders than anybody looks at.
+        let mut history: Vec<Record<Swap>> = (3..40).map(|n| record((0, n), 0, 0)).collect();
+        history.extend((3..40).map(|n| record((n, 0), 0, 0)));
+        history.push(record((2, 2), 100, 101));
+        assert_eq!(verdict(&0, &history), Verdict::Tangled);
     }
 }

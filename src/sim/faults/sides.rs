@@ -11,7 +11,7 @@
 
 use super::acts::{Holders, Locking, Put};
 use super::leases::ACQUAINTED;
-use super::order::{Record, Step, unexplained};
+use super::order::{Record, Step, Verdict, verdict};
 use super::users::Thing;
 use super::world::World;
 use crate::sim::queue::between;
@@ -46,19 +46,26 @@ where
         History { begin, began, records: records.map(|(id, record)| (*id, record.clone())).collect() }
     }
 
-    /// What no order explains, if there is such a thing.
-    fn fault(&self) -> Option<String> {
+    /// What no order explains, if there is such a thing. `Err`: that is not known.
+    fn fault(&self) -> Result<Option<String>, Tangled> {
         let records: Vec<Record<S>> = self.records.values().cloned().collect();
-        let stuck = unexplained(&self.begin, &records).map(|at| records[at].clone())?;
+        let stuck = match verdict(&self.begin, &records) {
+            Verdict::Explained => return Ok(None),
+            Verdict::Tangled => return Err(Tangled),
+            Verdict::Unexplained(at) => records[at].clone(),
+        };
         // What was going on around it.
         let from = Instant(stuck.called.0.saturating_sub(2_000_000_000));
         let near = |record: &&Record<S>| {
             stuck.returned.is_none_or(|until| record.called <= until) && record.returned.is_none_or(|at| at >= from)
         };
         let near: Vec<String> = records.iter().filter(near).map(told).collect();
-        Some(format!("no order explains {}; from {:?}, and near it: {}", told(&stuck), self.begin, near.join(", ")))
+        Ok(Some(format!("no order explains {}; from {:?}, and near it: {}", told(&stuck), self.begin, near.join(", "))))
     }
 }
+
+/// There are too many orders in which a history may have come about.
+struct Tangled;
 
 fn told<S: std::fmt::Debug>(record: &Record<S>) -> String {
     let at = |time: Instant| format!("{:.3}", time.0 as f64 / 1e9);
@@ -163,11 +170,17 @@ impl World<'_> {
 
     fn judge(&mut self, side: &Side) {
         let faults = [
-            side.names.as_ref().and_then(History::fault).map(|what| format!("names: {what}")),
-            side.file.as_ref().and_then(History::fault).map(|what| format!("file: {what}")),
-            side.locks.as_ref().and_then(History::fault).map(|what| format!("locks: {what}")),
+            ("names", side.names.as_ref().map(History::fault)),
+            ("file", side.file.as_ref().map(History::fault)),
+            ("locks", side.locks.as_ref().map(History::fault)),
         ];
-        faults.into_iter().flatten().for_each(|what| self.violation(what));
+        for (thing, found) in faults {
+            match found {
+                Some(Ok(Some(what))) => self.violation(format!("{thing}: {what}")),
+                Some(Err(Tangled)) => self.report.tangled += 1,
+                Some(Ok(None)) | None => {}
+            }
+        }
     }
 
     /// The run is over.
