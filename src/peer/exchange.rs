@@ -4,7 +4,7 @@ use super::{Effect, Memory, PROTOCOL, Peer, TICK, Timer, sync_log};
 use crate::id::{Author, PeerTag};
 use crate::namespace::{Missing, Namespace, Op, OpError, VersionVector};
 use crate::overlay::SearchEvent;
-use crate::time::{Instant, Moment, WallTime};
+use crate::time::{Instant, Moment};
 use crate::wire::{ControlMessage, LeaseMessage, MAX_ROSTER};
 
 /// The most bytes of ops in one message while a peer catches up.
@@ -144,7 +144,7 @@ impl Peer {
                 self.answer_beat(from, now.steady, effects);
             }
             ControlMessage::Ops(ops) => {
-                self.receive(namespace, from, ops, now.wall, effects);
+                self.receive(namespace, from, ops, now, effects);
                 for link in self.links.values_mut().filter(|link| link.greeted && !link.caught_up) {
                     link.caught_up = namespace.vector().covers(&link.hello);
                 }
@@ -204,7 +204,7 @@ impl Peer {
         namespace: &mut Namespace,
         from: PeerTag,
         mut ops: Vec<Op>,
-        now: WallTime,
+        now: Moment,
         effects: &mut Vec<Effect>,
     ) {
         if let Some(link) = self.links.get_mut(&from) {
@@ -213,9 +213,10 @@ impl Peer {
                 raise(&mut link.sent, op.stamp.author, op.seq);
             }
         }
-        self.leave_out_the_future(namespace, from, &mut ops, now, effects);
-        match namespace.receive(ops, now) {
+        self.leave_out_the_future(namespace, from, &mut ops, now.wall, effects);
+        match namespace.receive(ops, now.wall) {
             Ok(applied) => {
+                self.note_grants(namespace, &applied.ops, now.steady);
                 self.accepted(namespace, applied.ops, &applied.touched, Some(from), effects);
                 effects.push(self.have(from, namespace));
             }

@@ -9,7 +9,7 @@
 use super::wishes::Next;
 use super::{Effect, Peer, Timer};
 use crate::id::{Ino, PeerTag};
-use crate::namespace::{Change, Kind, Lock, Namespace, Naming, VersionVector};
+use crate::namespace::{Change, Kind, Lock, Namespace, Naming, Op, VersionVector};
 use crate::time::{Instant, Moment};
 use crate::wire::{ControlMessage, LeaseMessage};
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,6 +75,12 @@ struct Early {
     locks: Vec<Lock>,
 }
 
+/// What is to come with a lease after the op that gave it.
+struct Due {
+    from: PeerTag,
+    since: Instant,
+}
+
 /// A lease that came here not long ago.
 struct Gained {
     at: Instant,
@@ -90,6 +96,8 @@ pub(super) struct Leases {
     behind: BTreeMap<Ino, VersionVector>,
     /// Granted by an op that is not here yet.
     early: BTreeMap<Ino, Early>,
+    /// Granted by an op that came alone so far.
+    due: BTreeMap<Ino, Due>,
     gained: BTreeMap<Ino, Gained>,
     /// How many on this machine are in the midst of using it.
     pins: BTreeMap<Ino, u32>,
@@ -171,13 +179,31 @@ impl Peer {
 
     /// Whether ops that come may be what somebody here waits for.
     pub(super) fn waits_for_ops(&self) -> bool {
-        let Leases { needs, wanted, behind, early, .. } = &self.leases;
-        !(needs.is_empty() && wanted.is_empty() && behind.is_empty() && early.is_empty()) || self.waits_for_locks()
+        let Leases { needs, wanted, behind, early, due, .. } = &self.leases;
+        let waits = [needs.is_empty(), wanted.is_empty(), behind.is_empty(), early.is_empty(), due.is_empty()];
+        waits.contains(&false) || self.waits_for_locks()
     }
 
     /// Whether the lease, and what comes with it, is on its way here, or was asked for.
     pub(super) fn is_asked_for(&self, ino: Ino) -> bool {
-        self.leases.asked.contains_key(&ino) || self.leases.early.contains_key(&ino)
+        let leases = &self.leases;
+        leases.asked.contains_key(&ino) || leases.early.contains_key(&ino) || leases.due.contains_key(&ino)
+    }
+
+    /// Ops came that may give leases to this peer. What goes with one comes in a message, over the connection to whoever
+    /// gave it: this peer may have asked others since, who have answered, or the message may be lost.
+    pub(super) fn note_grants(&mut self, namespace: &Namespace, ops: &[Op], now: Instant) {
+        for op in ops {
+            let from = op.stamp.author.peer();
+            if let Change::Grant { ino, to } = op.change
+                && to == self.me
+                && from != self.me
+                && namespace.holder(ino) == self.me
+                && !self.leases.early.contains_key(&ino)
+            {
+                self.leases.due.insert(ino, Due { from, since: now });
+            }
+        }
     }
 
     /// Whether the lease is this peer's to use: it holds it, has what its last holder had, and nobody waits for it.
@@ -218,6 +244,7 @@ impl Peer {
         // What one whose clock is far ahead gives comes by an op that is left out: it would be waited for for ever.
         let givers = self.leases.asked.values().map(|asked| asked.of);
         let givers = givers.chain(self.leases.early.values().map(|early| early.from));
+        let givers = givers.chain(self.leases.due.values().map(|due| due.from));
         let gone = |peer: &PeerTag| !self.is_alive(*peer) || self.is_ahead_of_time(*peer);
         let gone: BTreeSet<PeerTag> = givers.filter(gone).collect();
         gone.into_iter().for_each(|peer| self.forget_asked(peer, now.steady, effects));
@@ -229,6 +256,11 @@ impl Peer {
         for (ino, Early { from, vector, locks }) in Vec::from_iter::<BTreeMap<Ino, Early>>(come) {
             self.granted(namespace, from, (ino, locks), vector, now, effects);
         }
+        let leases = &mut self.leases;
+        let late = |due: &Due| due.since.after(ASK_AGAIN) <= now.steady;
+        let bare: Vec<Ino> = leases.due.iter().filter(|(_, due)| late(due)).map(|(ino, _)| *ino).collect();
+        leases.due.retain(|_, due| !late(due));
+        self.leases_came_bare(bare, now.steady, effects);
         let leases = &mut self.leases;
         leases.gained.retain(|_, gained| gained.at.after(UNUSED) > now.steady);
         let wanted: Vec<Ino> = leases.wanted.keys().copied().collect();
@@ -277,7 +309,7 @@ impl Peer {
         self.look_at_locks(namespace, now, effects);
         self.look_at_heirs(namespace, now, effects);
         let leases = &self.leases;
-        let idle = leases.needs.is_empty() && leases.wanted.is_empty() && self.heirs.is_idle();
+        let idle = leases.needs.is_empty() && leases.wanted.is_empty() && leases.due.is_empty() && self.heirs.is_idle();
         if !leases.looking && (!idle || self.waits_for_locks()) {
             self.leases.looking = true;
             effects.push(Effect::SetTimer { after: LOOK, timer: Timer::Leases });
@@ -443,6 +475,9 @@ impl Peer {
             let what = format!("says that it gave away the lease of {ino}, which was not its own; it is not believed");
             return effects.push(Effect::FalseClaim { peer: from, what });
         }
+        if self.leases.due.get(&ino).is_some_and(|due| due.from == from) {
+            self.leases.due.remove(&ino);
+        }
         self.leases.gained.insert(ino, Gained { at: now.steady, used: None });
         self.put_in_locks(ino, locks, effects);
         self.build_on(namespace, vector.clone(), now.steady);
@@ -545,9 +580,11 @@ impl Peer {
         self.wishes.forget_peer(peer);
         let asked = self.leases.asked.iter().filter(|(_, asked)| asked.of == peer).map(|(ino, _)| *ino);
         let early = self.leases.early.iter().filter(|(_, early)| early.from == peer).map(|(ino, _)| *ino);
-        let lost: Vec<Ino> = asked.chain(early).collect();
+        let due = self.leases.due.iter().filter(|(_, due)| due.from == peer).map(|(ino, _)| *ino);
+        let lost: Vec<Ino> = asked.chain(early).chain(due).collect();
         self.leases.asked.retain(|_, asked| asked.of != peer);
         self.leases.early.retain(|_, early| early.from != peer);
+        self.leases.due.retain(|_, due| due.from != peer);
         self.leases_came_bare(lost, now, effects);
         for queue in self.leases.wanted.values_mut() {
             queue.retain(|waiting| *waiting != peer);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::namespace::{Lock, LockKind, LockOwner, LockRequest};
-use crate::wire::LockOutcome;
+use crate::wire::{LeaseMessage, LockOutcome};
 
 const FILE: Ino = Ino::ROOT;
 
@@ -278,4 +278,30 @@ fn an_answer_to_a_machine_before_it_restarted_is_none_to_what_it_asks_after() {
     assert_eq!(world.outcome(1, 1, SECOND), None, "machine 2 holds it");
     world.unlock(2);
     assert_eq!(world.outcome(1, 1, SECOND), Some(LockOutcome::Done));
+}
+
+#[test]
+fn a_lease_whose_locks_were_lost_on_the_way_is_not_taken_for_one_without() {
+    for seed in 0..20 {
+        let mut world = world(seed);
+        world.must_lock(2, 1);
+        // It asked for the lease long ago, and somebody else since.
+        let from = world.machines[1].tag;
+        world.handle(0, Event::Control { from, message: ControlMessage::Lease(LeaseMessage::Want { ino: FILE }) });
+        let brings = |what: &What| {
+            matches!(what, What::Control { message: ControlMessage::Lease(LeaseMessage::Granted { .. }), .. })
+        };
+        while !world.queue.values().any(brings) {
+            world.run(SECOND / 1000);
+        }
+        // The message goes down with its connection, and the op comes another way.
+        world.queue.retain(|_, what| !brings(what));
+        world.disconnect(0, 1);
+        world.connect(0, 1);
+        world.lock(3, 1, LockKind::Exclusive, true);
+        assert_eq!(world.outcome(3, 1, 8 * SECOND), None, "seed {seed}: machine 2 holds it");
+        assert_eq!(world.machines[3].namespace.holder(FILE), from);
+        world.unlock(2);
+        assert_eq!(world.outcome(3, 1, SECOND), Some(LockOutcome::Done), "seed {seed}");
+    }
 }
