@@ -349,7 +349,7 @@ fn zone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
 
 fn log<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = String::deserialize(deserializer)?;
-    match text.parse::<tracing_subscriber::EnvFilter>() {
+    match text.parse::<tracing_subscriber::filter::Targets>() {
         Ok(_) => Ok(text),
         Err(error) => Err(de::Error::custom(format!("'{text}' is no log filter ({error}): try \"info\" or \"debug\""))),
     }

@@ -5,6 +5,7 @@ use crate::io::control::{Client, ControlError, ControlReply, ControlRequest};
 use crate::io::daemon::{self, RunOptions};
 use anyhow::bail;
 use std::path::{Path, PathBuf};
+use tracing_subscriber::filter::Targets;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -88,16 +89,15 @@ fn run_until_stopped(
 /// `SHOAL_LOG` in the environment wins over the settings.
 fn log_to_stderr(filter: &str) {
     use std::io::IsTerminal;
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_env_var("SHOAL_LOG")
-        .try_from_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(filter));
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
+    let given = std::env::var("SHOAL_LOG").ok();
+    let asked: Option<Targets> = given.and_then(|filter| filter.parse().ok());
+    let filter = asked.or_else(|| filter.parse().ok()).unwrap_or_default();
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     // A second call, in tests, changes nothing.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .try_init();
+    let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {
