@@ -25,7 +25,7 @@ step() {
     fi
 }
 
-# beside NAME COMMAND...: runs it beside the next step, in what that leaves of the processors: machines in tests mostly
+# beside NAME COMMAND...: runs it beside the next steps, in what that leaves of the processors: machines in tests mostly
 # wait for one another.
 beside() {
     beside=$1
@@ -61,30 +61,29 @@ finish() {
     exit "$1"
 }
 
-# With the optimised build, which pays with the seeds alone; then what the suites need.
-seeds() {
+# What people run: the seeds, the machines of the mount tests, and the suites all run this build. Then what the suites need.
+optimised() {
     ./scripts/sim.sh 200 --from 0 && source scripts/posix/tools.sh
 }
 
 docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet; }
 
 step "Format" cargo fmt --check
+if [ "$mode" != --quick ]; then
+    [ "$(id -u)" = 0 ] || fail "the mount tests need root (mounts for all users, network namespaces): run this as root, or with --quick"
+    needs_fuse
+    needs chrt=util-linux pkill=procps ip=iproute2 nsenter=util-linux setfattr=attr setcap=libcap2-bin vim=vim rsync=rsync sqlite3=sqlite3 tar=tar timeout=coreutils
+    beside "Optimised build, seeds of all faults at once" optimised
+fi
 step "Lints" cargo clippy --locked --all-targets --quiet -- -D warnings
 step "Documentation" docs
+step "Unit and property tests" cargo test --locked --no-fail-fast --lib --bins --test architecture
+[ "$mode" != --quick ] || finish 0
 
-if [ "$mode" = --quick ]; then
-    step "Unit and property tests" cargo test --locked --lib --bins --test architecture
-    finish 0
-fi
-
-[ "$(id -u)" = 0 ] || fail "the mount tests need root (mounts for all users, network namespaces): run this as root, or with --quick"
-needs_fuse
-needs chrt=util-linux pkill=procps ip=iproute2 nsenter=util-linux setfattr=attr setcap=libcap2-bin vim=vim rsync=rsync sqlite3=sqlite3 tar=tar timeout=coreutils
 if [ "$mode" = --full ]; then export SHOAL_TEST_FULL=1; fi
-
-# The harness holds back clusters itself: two at a time, however many threads there are.
-beside "Seeds of all faults at once" seeds
-step "Unit, property and mount tests" cargo test --locked --no-fail-fast
+step "Build of the mount tests" cargo test --locked --test mounts --no-run --quiet
 step "$beside" joined
+# The harness holds back clusters itself: two at a time, however many threads there are.
+SHOAL_TEST_PROGRAM=$PWD/target/release/shoal step "Mount tests" cargo test --locked --no-fail-fast --test mounts
 SHOAL=$PWD/target/release/shoal step "POSIX suites" ./scripts/posix.sh
 finish 0

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 /// `shoal demo` with its temporary directory below `dir`.
 fn demo(dir: &Path, source: &Path) -> Command {
-    let mut command = Command::new(SHOAL);
+    let mut command = Command::new(&*SHOAL);
     command.arg("demo").arg("--dir").arg(source).env("TMPDIR", dir).env("NO_COLOR", "1").env_remove("SHOAL_HOME");
     command
 }

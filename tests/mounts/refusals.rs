@@ -168,7 +168,7 @@ fn without_a_fuse_device_a_mount_is_refused_and_a_peer_without_one_is_not() {
     let mount = cluster.path(0);
     let shoal = |args: &str| {
         // What a container without the device has there.
-        let script = format!("mount --bind /dev/null /dev/fuse && exec '{SHOAL}' {args}");
+        let script = format!("mount --bind /dev/null /dev/fuse && exec '{}' {args}", *SHOAL);
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", &script]).env("SHOAL_HOME", cluster.home(0));
         run(&mut command, PATIENCE)

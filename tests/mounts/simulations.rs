@@ -17,7 +17,7 @@ fn twice(words: &[&str], name: &str) -> (Value, String) {
     let dir = tempfile::tempdir().unwrap();
     let once = |picture: &str| {
         let picture = dir.path().join(picture);
-        let mut command = Command::new(SHOAL);
+        let mut command = Command::new(&*SHOAL);
         command.arg("sim").args(words).arg(scenario(name)).arg("--json").arg("--plot").arg(&picture);
         (run(&mut command, PATIENCE).ok(), std::fs::read_to_string(picture).unwrap())
     };
@@ -73,7 +73,7 @@ fn a_wrong_scenario_is_refused_with_its_line() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("wrong.toml");
     std::fs::write(&file, "title = \"t\"\ntime = \"60s\"\npeers = 2\n[churn]\n").unwrap();
-    let ran = run(Command::new(SHOAL).args(["sim", "churn"]).arg(&file), PATIENCE);
+    let ran = run(Command::new(&*SHOAL).args(["sim", "churn"]).arg(&file), PATIENCE);
     assert!(ran.code != Some(0) && ran.stdout.is_empty(), "{ran:?}");
     assert!(ran.stderr.contains("line 3: 2 peers cannot hold 3 shards"), "{}", ran.stderr);
 }
@@ -93,7 +93,7 @@ fn terminal() -> (File, File) {
 fn progress_is_shown_where_people_look_also_when_the_figures_go_to_a_file() {
     let (mut ours, theirs) = terminal();
     let figures = tempfile::NamedTempFile::new().unwrap();
-    let mut child = Command::new(SHOAL)
+    let mut child = Command::new(&*SHOAL)
         .args(["sim", "churn", "--json", "--time", "20s"])
         .arg(scenario("lineage-churn-50.toml"))
         .env("TERM", "xterm")

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds that are run with all assertions of an unoptimised build; `scripts/test.sh` runs 200 by the optimised one, and
 /// `scripts/sim.sh` as many as one likes.
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 10;
 
 #[test]
 fn shares_are_well_again_after_all_faults_at_once() {

@@ -21,11 +21,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, Once};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, Once};
 use std::time::{Duration, Instant};
 
-/// The program under test.
-pub const SHOAL: &str = env!("CARGO_BIN_EXE_shoal");
+/// The program under test: the one that was built with the tests, or `SHOAL_TEST_PROGRAM`.
+pub static SHOAL: LazyLock<String> =
+    LazyLock::new(|| std::env::var("SHOAL_TEST_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_shoal").to_owned()));
 
 /// How soon a dead peer is known dead by default (3 s), and some slack for a machine that runs other tests too.
 pub const DETECTION: Duration = Duration::from_secs(3 + 5);
@@ -163,8 +164,8 @@ impl Cluster {
     /// A `shoal` command for that machine.
     pub fn shoal(&self, i: usize, args: &[&str]) -> Command {
         let mut command = match &self.network {
-            Some(network) => network.command(i, SHOAL),
-            None => Command::new(SHOAL),
+            Some(network) => network.command(i, &SHOAL),
+            None => Command::new(&*SHOAL),
         };
         command.args(args).env("SHOAL_HOME", &self.machines[i].home).env("NO_COLOR", "1").current_dir(&self.dir);
         command.env("SHOAL_TEST_CLOCK_OFFSET", self.clock_file(i));
@@ -508,7 +509,7 @@ impl Cluster {
             let log = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
             command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn()
         });
-        let child = child.unwrap_or_else(|e| panic!("{SHOAL} cannot be started: {e}"));
+        let child = child.unwrap_or_else(|e| panic!("{} cannot be started: {e}", *SHOAL));
         self.pids.lock().unwrap().push(child.id() as i32);
         self.machines[i].process = Some(child);
     }
