@@ -340,13 +340,18 @@ impl Peer {
             self.locks.bare.iter().filter(|(_, until)| **until <= now.steady).map(|(ino, _)| *ino).collect();
         for ino in came {
             self.locks.bare.remove(&ino);
-            if namespace.holder(ino) != self.me {
+            if namespace.holder(ino) == self.me {
+                // What was told may have been let go of since, at whoever kept it then.
+                self.say_what_is_kept(ino, effects);
+            } else {
                 self.take_out_locks(ino, effects);
             }
         }
         self.locks.withdrawn.retain(|_, withdrawn| withdrawn.since.after(FORGOTTEN) > now.steady);
         if self.locks.grace.as_ref().is_some_and(|(until, of)| *until <= now.steady || of.is_empty()) {
             self.locks.grace = None;
+            let kept: Vec<Ino> = self.locks.table.files().filter(|ino| namespace.is_inherited(*ino)).collect();
+            kept.into_iter().for_each(|ino| self.say_what_is_kept(ino, effects));
         }
         let in_touch = self.is_in_touch(namespace, now.steady);
         let ids: Vec<u64> = self.locks.requests.keys().copied().collect();
@@ -583,12 +588,20 @@ impl Peer {
             self.locks.own.release(ino, owner);
             effects.push(Effect::LockLost { ino });
         }
-        let mut of: BTreeMap<PeerTag, Vec<Lock>> = BTreeMap::new();
         for lock in locks {
             self.locks.table.restore(ino, lock);
-            of.entry(lock.owner.peer).or_default().push(lock);
         }
-        for (peer, locks) in of {
+        self.say_what_is_kept(ino, effects);
+    }
+
+    /// Tells the owners of a file's locks which of theirs are kept here.
+    fn say_what_is_kept(&mut self, ino: Ino, effects: &mut Vec<Effect>) {
+        let mut of: BTreeMap<PeerTag, Vec<Lock>> = BTreeMap::new();
+        for lock in self.locks.table.held(ino) {
+            of.entry(lock.owner.peer).or_default().push(*lock);
+        }
+        for (peer, mut locks) in of {
+            locks.truncate(MAX_LOCKS);
             if peer == self.me {
                 self.told_of_keeper(ino, locks);
             } else {

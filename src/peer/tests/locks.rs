@@ -305,3 +305,33 @@ fn a_lease_whose_locks_were_lost_on_the_way_is_not_taken_for_one_without() {
         assert_eq!(world.outcome(3, 1, SECOND), Some(LockOutcome::Done), "seed {seed}");
     }
 }
+
+#[test]
+fn an_heir_keeps_nothing_that_was_let_go_of_at_its_predecessor() {
+    // Who follows machine 0, and somebody else: it is drawn from who is there, the same by all.
+    let (heir, other) = {
+        let mut world = world(1);
+        world.crash(0);
+        world.lock(1, 1, LockKind::Exclusive, true);
+        assert_eq!(world.outcome(1, 1, 12 * SECOND), Some(LockOutcome::Done));
+        let heir = world.index(world.machines[1].namespace.holder(FILE));
+        (heir, 1 + heir % 3)
+    };
+    for seed in 0..20 {
+        let mut world = world(seed);
+        world.must_lock(other, 1);
+        // It hears of the lock because the lease may be on its way to it, when it is not.
+        world.handle(heir, Event::Need { id: 1, need: Need::Leases(BTreeSet::from([FILE])) });
+        world.disconnect(0, heir);
+        world.connect(0, heir);
+        world.handle(heir, Event::Forget { id: 1 });
+        world.run(SECOND / 4);
+        assert_eq!(world.machines[other].namespace.holder(FILE), world.machines[0].tag);
+        world.unlock(other);
+        world.run(SECOND / 4);
+        world.crash(0);
+        world.lock(heir, 1, LockKind::Exclusive, true);
+        assert_eq!(world.outcome(heir, 1, 12 * SECOND), Some(LockOutcome::Done), "seed {seed}");
+        assert_eq!(world.machines[other].namespace.holder(FILE), world.machines[heir].tag);
+    }
+}
