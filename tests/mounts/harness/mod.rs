@@ -38,8 +38,11 @@ pub const BOUND: Duration = Duration::from_secs(30);
 /// A test that takes longer has hung: its peers are killed, so that every system call on their mounts ends.
 const TEST_LIMIT: Duration = Duration::from_secs(300);
 
-/// Clusters that run at once; six peers each are plenty for two cores.
-static SLOTS: (Mutex<usize>, Condvar) = (Mutex::new(2), Condvar::new());
+/// Clusters that may begin now: two at once, whose unoptimised peers are plenty for two cores, or `SHOAL_TEST_CLUSTERS`.
+static SLOTS: LazyLock<(Mutex<usize>, Condvar)> = LazyLock::new(|| {
+    let at_once = setting("SHOAL_TEST_CLUSTERS").map_or(2, |number| number as usize);
+    (Mutex::new(at_once), Condvar::new())
+});
 
 /// Whether the sizes are those of a release (thousands of files, 1 GiB) instead of those of every change.
 pub fn full_size() -> bool {
